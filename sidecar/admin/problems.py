@@ -1,0 +1,48 @@
+"""Errors of the admin plane as `application/problem+json` (RFC 9457).
+
+Every error has `type` (`about:blank`: the status says it all), `title`, `status` and `detail`.
+This module does not log and does not decide what is an error.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+
+
+class Problem(Exception):
+    """Raised by a resource to refuse a request: `status`, and a sentence for who asked."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+def problem(status: int, detail: str) -> web.Response:
+    """The response for a refusal."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return web.Response(
+        status=status,
+        body=orjson.dumps(body),
+        content_type="application/problem+json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def problem_of(error: web.HTTPException) -> web.Response:
+    """The response for an error that aiohttp raised: not found, wrong method, body too large."""
+    detail = _DETAILS.get(error.status, error.reason or "")
+    response = problem(error.status, detail)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+_DETAILS = {
+    404: "There is nothing here.",
+    405: "This resource does not take the method.",
+    413: "The body is larger than this resource takes.",
+}

@@ -1,0 +1,235 @@
+"""The configuration reference as Markdown, made from the schema.
+
+`python -m sidecar config reference` prints it; README holds a copy between two markers, and a
+test compares them. Types and defaults come from the schema; the sentences stand here, one a key,
+and a key without its sentence (or a sentence without its key) is an error.
+
+Does not know about the rest of README, nor about secrets, which are no keys of the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Final, get_args
+
+import msgspec
+
+from sidecar.document.notations import TcpEndpoint
+from sidecar.document.schema import (
+    CostSection,
+    Document,
+    FilterSection,
+    LimitSection,
+    MatchSection,
+)
+from sidecar.document.walk import form_of, is_later, is_union
+
+BEGIN: Final = "<!-- reference:begin -->"
+END: Final = "<!-- reference:end -->"
+
+_INTRODUCTION: Final = """\
+`portcullis.yaml` is YAML with fewer surprises: booleans are `true` and `false` only (`on`, `off`, `yes`,
+`no` are text), numbers are decimal, and duplicate keys, unknown keys, anchors, aliases, tags and merge keys
+are errors. Durations are a whole number with a unit: `10s`, `1m`, `1h`, `1d`. Sizes are bytes, or `64KiB`,
+`10MB`. Names match `[a-z][a-z0-9_-]{0,62}`, and no two rules share one, limits and filters together. Relative
+paths are relative to the document. Every problem is reported with its path, its value and the remedy, all at
+once; nothing of a document with a problem is used."""
+
+_ENVIRONMENT: Final = """\
+`PORTCULLIS_CONFIG` names the document where `--config` does not; without either, `./portcullis.yaml` is read
+if it is there. `PORTCULLIS_STORE_URL` wins over `store.url`, so that a password need not stand in the
+document."""
+
+_RELOAD: Final = """\
+A reload takes every change but those of `listen`, `workers`, `state_dir` and `store` (all but
+`store.outage`): these need a restart, and a document that changes them is refused by name while the old one
+goes on serving."""
+
+_SENTENCES: Final = {
+    "listen.check": "Where proxies ask. A unix socket takes `?mode=0660&group=www-data` (0660 without it).",
+    "listen.admin": "Where metrics and the admin API are.",
+    "listen.health": "A second port with `/metrics`, `/livez` and `/readyz` alone.",
+    "listen.idle_s": "Seconds until an idle connection is closed; take more than the proxy's own idle time.",
+    "listen.max_connections": "Connections of the check plane at once, for each worker.",
+    "listen.grace_s": "Seconds that requests in flight have at a stop.",
+    "workers": "Processes that decide.",
+    "store.url": (
+        "`embedded` is a private Valkey started here. Else `redis://`, `rediss://` (TLS) with "
+        "`user:password@host:port/db`, or `unix:///path/to.sock?db=0`."
+    ),
+    "store.deadline_ms": "The longest that a request waits for the store.",
+    "store.shards": "Parts over which the counters are spread; 1 is best for one server.",
+    "store.prefix": "What every name in the store begins with.",
+    "store.outage": (
+        "What a limit does while the store is silent, unless it says so itself: `local` enforces this "
+        "process's share, `open` admits, `closed` refuses with 503."
+    ),
+    "store.ca": "Authorities that may sign the store's certificate, with `rediss://`; else the system's.",
+    "store.cert": "The certificate that this gate shows to the store, with `rediss://`.",
+    "store.key": "Its private key.",
+    "state_dir": "Where the embedded store and what must outlive a restart are kept; one gate at a time.",
+    "trusted_proxies": (
+        "Networks whose `X-Forwarded-For` entries are believed. `0.0.0.0/0` believes everybody: then each "
+        "client chooses the address it is counted under."
+    ),
+    "ipv6_prefix": "Limits count IPv6 clients by networks of this length; lists see the whole address.",
+    "attack_mode.status": "What everybody is answered while attack mode is on.",
+    "attack_mode.retry_after_s": "The `Retry-After` of these answers, in seconds.",
+    "attack_mode.pass": "Networks that attack mode lets pass.",
+    "attack_mode.unknown": "Whether attack mode counts as on while neither the store nor the disk can say.",
+    "addresses.deny.cidrs": "Networks that are refused. Deny wins over the other two lists.",
+    "addresses.deny.files": "Files with more of them: one network a line, `#` begins a comment.",
+    "addresses.allow.cidrs": "Networks that filters with `require: allow` let pass.",
+    "addresses.allow.files": "Files with more of them.",
+    "addresses.exempt.cidrs": "Networks that no limit counts.",
+    "addresses.exempt.files": "Files with more of them.",
+    "credentials.mode": "`opaque` tells clients apart by their key, unverified; `none` reads no key.",
+    "credentials.headers": "Headers that carry a key.",
+    "fronts.envoy.address": (
+        "The Envoy front takes the client's address from `X-Real-IP`, or walks along `X-Forwarded-For`."
+    ),
+    "limits": "The limits, in order; `[]` for none.",
+    "filters": "The filters, in order; every one that matches must be content.",
+    "default": "`deny` refuses a request that no filter matches.",
+    "headers.legacy": "Whether answers also carry `X-RateLimit-Limit`, `-Remaining` and `-Reset`.",
+    "log.refusals_per_s": "The most refusals that are logged in a second; 0 logs none.",
+    "limits[].name": "Its name in headers, metrics and logs.",
+    "limits[].per": (
+        "What is counted apart, all of the list together. A limit whose `key` or `header:` is absent from a "
+        "request does not apply to it. `route` is the first of `match.paths` that matches, or `*`."
+    ),
+    "limits[].permits": "The most that any interval as long as the window admits; 0 is always closed.",
+    "limits[].window": "The length of that interval.",
+    "limits[].slices": "How finely the window slides; a slice is at least 20 ms.",
+    "limits[].match": "Which requests it concerns.",
+    "limits[].mode": "`shadow` counts and reports, and never refuses.",
+    "limits[].outage": "As `store.outage`, for this limit.",
+    "limits[].cost": (
+        "Permits that one request takes: a number, or the header in which the proxy says it. A header that "
+        "is absent costs 1, one that is no number costs the most."
+    ),
+    "limits[].cost.header": "The header; the proxy must not let a client's own through.",
+    "limits[].cost.max": "The most that it may say.",
+    "limits[].block_for": "How long a counter stays closed once it refused. Such a limit never leases.",
+    "limits[].lease": "`auto` lets a process ask for more permits than it needs at once; `never` does not.",
+    "limits[].plans": "Permits by the plan of the key, instead of `permits`.",
+    "limits[].counts": "What is counted.",
+    "filters[].name": "Its name in metrics and logs.",
+    "filters[].match": "Which requests it concerns.",
+    "filters[].mode": "`shadow` counts and reports, and never refuses.",
+    "filters[].require": "The address must be in the allow list.",
+    "filters[].deny": "`true` refuses whatever matches.",
+    "filters[].methods": "Methods that may be used.",
+    "filters[].content_types": "Media types that a body may have, `image/*` too; parameters do not count.",
+    "filters[].max_body": "The longest body.",
+    "filters[].tls_min": "The oldest TLS version.",
+    "match.hosts": "Hosts, without port; case does not count.",
+    "match.methods": "Methods.",
+    "match.paths": "Canonical paths: decoded, without query; case counts.",
+}
+
+_DEFAULTS: Final = {
+    "limits": "one: `per-ip`, 100 a minute",
+    "limits[].outage": "that of the store",
+    "limits[].cost.max": "`permits`",
+    "credentials.headers": '`["X-Api-Key"]`',
+    "listen.health": "`off`",
+    "limits[].match": "everything",
+    "filters[].match": "everything",
+}
+"""Where the schema's own value would not tell an operator what happens."""
+
+
+def reference() -> str:
+    """The whole reference, without markers; ends with a newline.
+
+    Raises KeyError for a key of the schema without a sentence, and the other way round.
+    """
+    rules = {"limits[]", "filters[]"}
+    parts = [
+        _INTRODUCTION,
+        _ENVIRONMENT,
+        _table(_rows(Document, "", stop=rules)),
+        "Each item of `limits`:",
+        _table(_rows(LimitSection, "limits[]", stop={"limits[].match"})),
+        "Each item of `filters`, which needs a demand (all but the first three) unless `default` is `deny`:",
+        _table(_rows(FilterSection, "filters[]", stop={"filters[].match"})),
+        (
+            "`match` of either; what is present must match, and without any of it everything does. In a "
+            "pattern `*` matches anything, `/` included, and `/x/*` also matches `/x`:"
+        ),
+        _table(_rows(MatchSection, "match", stop=set())),
+        _RELOAD,
+    ]
+    if unused := _SENTENCES.keys() - set(_keys()):
+        raise KeyError(f"sentences without their key: {sorted(unused)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _keys() -> Iterator[str]:
+    for kind, path in (
+        (Document, ""),
+        (LimitSection, "limits[]"),
+        (FilterSection, "filters[]"),
+        (MatchSection, "match"),
+    ):
+        stop = {"limits[]", "filters[]", "limits[].match", "filters[].match"}
+        yield from (key for key, *_ in _rows(kind, path, stop=stop))
+
+
+def _rows(kind: type[msgspec.Struct], path: str, *, stop: set[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Key, what it takes, default, sentence: depth first, in the schema's order."""
+    for field in msgspec.structs.fields(kind):
+        if is_later(field.type):
+            continue
+        key = f"{path}.{field.encode_name}" if path else field.encode_name
+        inner = field.type
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and key not in stop:
+            yield from _rows(inner, key, stop=stop)
+            continue
+        yield key, _takes(key, inner), _default(key, field), _SENTENCES[key]
+        if is_union(inner) and CostSection in get_args(inner):
+            yield from _rows(CostSection, key, stop=stop)
+
+
+def _takes(key: str, kind: object) -> str:
+    if key in {"limits", "filters"}:
+        return "a list of mappings, below"
+    return "a mapping, below" if key.endswith("].match") else form_of(kind)
+
+
+def _default(key: str, field: msgspec.structs.FieldInfo) -> str:
+    if key in _DEFAULTS:
+        return _DEFAULTS[key]
+    if field.required:
+        return "required"
+    value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    return "" if isinstance(value, msgspec.Struct) else _written(value)
+
+
+def _written(value: object) -> str:
+    """A default as one would write it in the document."""
+    if value is None or value in ((), {}):
+        return "none"
+    return f"`{_plain(value)}`"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{_plain(item)}"' for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    assert isinstance(value, int | str | Path | TcpEndpoint), value
+    return str(value)
+
+
+def _table(rows: Iterator[tuple[str, str, str, str]]) -> str:
+    lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{key}` | {takes} | {default} | {says} |" for key, takes, default, says in rows]
+    return "\n".join(lines)

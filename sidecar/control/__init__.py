@@ -1,0 +1,1 @@
+"""What replicas follow at run time: who else is there, and whether attack mode is on."""

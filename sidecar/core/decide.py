@@ -1,0 +1,179 @@
+"""The decision, in order: one synchronous function, judged again when grants arrive.
+
+    attack mode -> what lists and filters said -> limits -> allow
+
+`judge` answers from memory, or says None: it lacks permits. The gate then wants what
+`lacking` names, and calls `judge` again when the store has answered; `judge` does not know
+that anybody waited. A request is charged only when all of its limits admit it.
+
+`judge_alone` is the same while the store is silent: each limit by its own outage policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Final
+
+from sidecar.core.ledger import FOREVER, Counter, closed, enough
+from sidecar.core.model import Outage, Quota, Reason, Source, Verdict
+from sidecar.core.policy import Bound
+from sidecar.core.window import NEVER, Grant
+
+LONGEST_RETRY_S: Final = 31 * 24 * 3600
+
+LocalTake = Callable[[Counter, int, int], Grant]
+"""Take (counter, want, need) from this process's share in an outage."""
+
+
+def judge(bound: Bound, attack: bool, now_ms: float, source: Source) -> Verdict | None:
+    """The verdict, or None when permits are lacking. Spends permits in hand if it allows."""
+    if attack and not bound.passes and not bound.malformed:
+        return bound.policy.attack
+    if bound.refusal is not None:
+        return bound.refusal
+    lacks = False
+    charges = bound.charges
+    for counter, cost in charges:
+        if counter.in_hand < cost or now_ms >= counter.lapse_ms:
+            if now_ms < counter.closed_until_ms and cost >= counter.closed_cost:
+                return _refuse(bound, now_ms, source)
+            lacks = True
+    for counter, cost in bound.shadow_charges:
+        if not enough(counter, cost, now_ms) and not closed(counter, cost, now_ms):
+            lacks = True
+    if lacks:
+        return None
+    for counter, cost in charges:
+        counter.in_hand -= cost
+    shadow = bound.shadow
+    for counter, cost in bound.shadow_charges:
+        if enough(counter, cost, now_ms):
+            counter.in_hand -= cost
+        else:
+            shadow = (*shadow, counter.limit.name)
+    return Verdict(
+        bound.reason,
+        source=source,
+        quotas=quotas(charges, now_ms),
+        policy_header=bound.policy_header,
+        shadow=shadow,
+        key_id=bound.key_id,
+    )
+
+
+def lacking(bound: Bound, now_ms: float) -> list[tuple[Counter, int]]:
+    """The counters that `judge` needs permits of, with the cost; only after `judge` said None."""
+    return [
+        (counter, cost)
+        for counter, cost in (*bound.charges, *bound.shadow_charges)
+        if not enough(counter, cost, now_ms) and not closed(counter, cost, now_ms)
+    ]
+
+
+def judge_alone(bound: Bound, now_ms: float, local: LocalTake) -> Verdict:
+    """The verdict while the store is silent. Permits in hand and closed counters still count."""
+    takes: list[tuple[Counter, int]] = []
+    answered: dict[Counter, Grant] = {}
+    refused: list[Counter] = []
+    for counter, cost in bound.charges:
+        if enough(counter, cost, now_ms):
+            continue
+        if closed(counter, cost, now_ms):
+            return _refuse(bound, now_ms, Source.OUTAGE)
+        match counter.limit.outage:
+            case Outage.OPEN:
+                continue
+            case Outage.CLOSED:
+                return Verdict(
+                    Reason.STORE_UNAVAILABLE,
+                    source=Source.OUTAGE,
+                    retry_after_s=1,
+                    rule=counter.limit.name,
+                    violated=(counter.limit.name,),
+                    shadow=bound.shadow,
+                    key_id=bound.key_id,
+                )
+            case Outage.LOCAL:
+                answered[counter] = local(counter, 0, cost)
+                takes.append((counter, cost))
+                if answered[counter].retry_ms != 0:
+                    refused.append(counter)
+    if refused:
+        for counter, cost in takes:
+            if counter in refused and counter.limit.block_ms:
+                answered[counter] = local(counter, cost, cost)
+        waits = [answered[counter].retry_ms for counter in refused]
+        return Verdict(
+            Reason.RATE_LIMITED,
+            source=Source.OUTAGE,
+            retry_after_s=None if NEVER in waits else max(1, ceil(max(waits) / 1000)),
+            quotas=_quotas_alone(bound, now_ms, answered),
+            policy_header=bound.policy_header,
+            rule=refused[0].limit.name,
+            violated=tuple(counter.limit.name for counter in refused),
+            shadow=bound.shadow,
+            key_id=bound.key_id,
+        )
+    for counter, cost in bound.charges:
+        if counter in answered:
+            answered[counter] = local(counter, cost, cost)
+        elif enough(counter, cost, now_ms):
+            counter.in_hand -= cost
+    return Verdict(
+        bound.reason,
+        source=Source.OUTAGE,
+        quotas=_quotas_alone(bound, now_ms, answered),
+        policy_header=bound.policy_header,
+        shadow=bound.shadow,
+        key_id=bound.key_id,
+    )
+
+
+def quotas(charges: Sequence[tuple[Counter, int]], now_ms: float) -> tuple[Quota, ...]:
+    """What is left under each limit: room as last told, plus permits in hand."""
+    return tuple(
+        [
+            Quota(counter.limit, counter.room + counter.in_hand, _seconds(counter.grows_at_ms - now_ms))
+            for counter, _ in charges
+        ]
+    )
+
+
+def _refuse(bound: Bound, now_ms: float, source: Source) -> Verdict:
+    """Refused by every limit that is known to be closed; wait for the last of them."""
+    violated: list[str] = []
+    retry_at_ms = 0.0
+    for counter, cost in bound.charges:
+        if not enough(counter, cost, now_ms) and closed(counter, cost, now_ms):
+            violated.append(counter.limit.name)
+            retry_at_ms = max(retry_at_ms, counter.retry_at_ms)
+    return Verdict(
+        Reason.RATE_LIMITED,
+        source=source,
+        retry_after_s=None if retry_at_ms == FOREVER else max(1, _seconds(retry_at_ms - now_ms)),
+        quotas=quotas(bound.charges, now_ms),
+        policy_header=bound.policy_header,
+        rule=violated[0],
+        violated=tuple(violated),
+        shadow=bound.shadow,
+        key_id=bound.key_id,
+    )
+
+
+def _quotas_alone(bound: Bound, now_ms: float, answered: dict[Counter, Grant]) -> tuple[Quota, ...]:
+    told = []
+    for counter, _ in bound.charges:
+        grant = answered.get(counter)
+        if grant is None:
+            told.append(Quota(counter.limit, counter.in_hand, _seconds(counter.grows_at_ms - now_ms)))
+        else:
+            told.append(Quota(counter.limit, grant.room, _seconds(grant.next_ms)))
+    return tuple(told)
+
+
+def _seconds(ms: float) -> int:
+    """Whole seconds, rounded up; 0 for what has passed, a month for never."""
+    if ms <= 0:
+        return 0
+    return LONGEST_RETRY_S if ms == FOREVER else ceil(ms / 1000)

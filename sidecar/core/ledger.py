@@ -1,0 +1,347 @@
+"""The ledger: what this process holds of the fleet's counters.
+
+For each counter it knows: permits in hand and the moment they lapse, until when the counter
+is closed, and who waits for it. From that most requests are answered without the store:
+
+    enough in hand        spend, answer now
+    known to be closed    refuse now
+    else                  want more, join the next batch
+
+Life of a permit:
+
+    store --grant--> in hand --spend--> used
+                        |
+                        +--lapse, idle, shutdown--> give back --> store
+
+Permits in hand never outlive the store's slice (`lapse_ms`), so the bound of `window` holds
+for all replicas together, however many permits lie in hands. A busy counter asks for more
+than it needs now (a lease) by what it lately used, and never for so much that others starve.
+
+Times are milliseconds of one monotonic clock that also runs while the machine is suspended.
+The tables are bounded; eviction forgets, it never creates permits. Nothing here sends,
+receives or waits: the gate moves `collect`'s asks to a store and its answers to `apply`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from sidecar.core.model import Limit
+from sidecar.core.window import NEVER, Ask
+
+FOREVER: Final = float("inf")
+DRIFT_SHARE: Final = 0.999
+DRIFT_MS: Final = 1.0
+IDLE_SWEEPS: Final = 4
+"""Sweeps without a spend after which permits in hand go back: about a second."""
+
+GrantRow = tuple[int, int, int, int, int, int, int]
+"""The seven integers of `window.Grant`, as any tuple."""
+
+
+class Waiter(Protocol):
+    """A request that waits for one or more counters."""
+
+    missing: int
+
+
+class Counter:
+    """One limit for one subject, as this process knows it.
+
+    in_hand          permits that may be spent until `lapse_ms`
+    closed_until_ms  costs of `closed_cost` or more are refused until then
+    retry_at_ms      when the store said that `closed_cost` permits could be granted
+    room, grows_at_ms  room at the store as last told, and when it grows
+    """
+
+    __slots__ = (
+        "closed_cost",
+        "closed_until_ms",
+        "granted",
+        "grows_at_ms",
+        "idle_sweeps",
+        "in_hand",
+        "key",
+        "lapse_ms",
+        "lease",
+        "least",
+        "limit",
+        "made",
+        "permits",
+        "retry_at_ms",
+        "room",
+        "seen",
+        "shard",
+        "slice_id",
+        "touched",
+        "waiters",
+        "waiting",
+    )
+
+    def __init__(self, limit: Limit, permits: int, key: bytes, shard: int) -> None:
+        self.limit = limit
+        self.permits = permits
+        self.key = key
+        self.shard = shard
+        self.in_hand = 0
+        self.lapse_ms = 0.0
+        self.slice_id = 0
+        self.made = 0
+        self.granted = 0
+        self.closed_until_ms = 0.0
+        self.closed_cost = 1
+        self.retry_at_ms = 0.0
+        self.room = 0
+        self.grows_at_ms = 0.0
+        self.waiting = 0
+        self.least = 0
+        self.waiters: list[Waiter] = []
+        self.lease = 0
+        self.seen = 0
+        self.idle_sweeps = 0
+        self.touched = False
+
+
+class Batch:
+    """One batch under way: its asks, and for each ask the counter and who waits for the answer.
+
+    A pure give-back has no counter: its answer is of no interest.
+    """
+
+    __slots__ = ("asks", "counters", "waiters")
+
+    def __init__(self) -> None:
+        self.asks: list[tuple[bytes, Ask]] = []
+        self.counters: list[Counter | None] = []
+        self.waiters: list[list[Waiter]] = []
+
+
+class Table:
+    """The counters of one limit by subject, at most `most`, oldest first out (second chance)."""
+
+    __slots__ = ("_counters", "_ledger", "_most")
+
+    def __init__(self, ledger: Ledger, most: int) -> None:
+        self._ledger = ledger
+        self._most = most
+        self._counters: OrderedDict[str, Counter] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._counters)
+
+    def get(self, subject: str) -> Counter | None:
+        counter = self._counters.get(subject)
+        if counter is not None:
+            counter.touched = True
+        return counter
+
+    def add(self, subject: str, counter: Counter) -> None:
+        while len(self._counters) >= self._most:
+            self._evict()
+        self._counters[subject] = counter
+
+    def _evict(self) -> None:
+        for _ in range(8):
+            subject, counter = self._counters.popitem(last=False)
+            if not (counter.touched or counter.waiters):
+                break
+            counter.touched = False
+            self._counters[subject] = counter
+        else:
+            _, counter = self._counters.popitem(last=False)
+        self._ledger.release(counter)
+
+
+class Ledger:
+    """All counters of this process, what is wanted of the store and what goes back to it.
+
+    `replicas` is the number of replicas last seen; it sizes leases. `most` bounds the counters
+    of one policy, `most_asks` the size of one batch.
+    """
+
+    def __init__(self, *, shards: int = 1, most: int = 65_536, most_asks: int = 1_000) -> None:
+        self.replicas = 1
+        self._most = most
+        self._most_asks = most_asks
+        self._wanted: list[list[Counter]] = [[] for _ in range(shards)]
+        self._returns: list[list[tuple[bytes, Ask]]] = [[] for _ in range(shards)]
+        self._holding: dict[Counter, None] = {}
+
+    @property
+    def shards(self) -> int:
+        return len(self._wanted)
+
+    def tables(self, limits: int) -> list[Table]:
+        """One empty table for each limit of a policy, sharing the bound."""
+        return [Table(self, max(1, self._most // max(1, limits))) for _ in range(limits)]
+
+    def want(self, counter: Counter, cost: int, waiter: Waiter) -> None:
+        """Let `waiter` wait until the store has answered for `counter`."""
+        if not counter.waiters:
+            self._wanted[counter.shard].append(counter)
+            counter.least = cost
+        elif cost < counter.least:
+            counter.least = cost
+        counter.waiting += cost
+        counter.waiters.append(waiter)
+        waiter.missing += 1
+
+    def has_work(self, shard: int) -> bool:
+        return bool(self._wanted[shard] or self._returns[shard])
+
+    def collect(self, shard: int, now_ms: float) -> Batch:
+        """Everything that waits for this shard, as one batch of at most `most_asks` asks."""
+        batch = Batch()
+        wanted, self._wanted[shard] = self._wanted[shard], []
+        if len(wanted) > self._most_asks:
+            self._wanted[shard] = wanted[self._most_asks :]
+            del wanted[self._most_asks :]
+        asks, counters, waiters = batch.asks, batch.counters, batch.waiters
+        replicas = self.replicas
+        for counter in wanted:
+            limit = counter.limit
+            want = counter.waiting
+            if limit.lease:
+                want += _lease(counter, now_ms, replicas)
+            asks.append(
+                (
+                    counter.key,
+                    Ask(
+                        counter.permits,
+                        limit.window_ms,
+                        limit.slice_ms,
+                        want,
+                        counter.least,
+                        counter.in_hand,
+                        counter.slice_id,
+                        counter.made,
+                        limit.block_ms,
+                    ),
+                )
+            )
+            counters.append(counter)
+            waiters.append(counter.waiters)
+            counter.in_hand = 0
+            counter.waiting = 0
+            counter.waiters = []
+        if (room := self._most_asks - len(asks)) and (returns := self._returns[shard]):
+            asks += returns[:room]
+            counters += [None] * min(room, len(returns))
+            waiters += [[] for _ in range(min(room, len(returns)))]
+            self._returns[shard] = returns[room:]
+        return batch
+
+    def apply(self, batch: Batch, grants: Iterable[GrantRow], sent_ms: float, now_ms: float) -> None:
+        """Take the store's answers into hand. `sent_ms` is when the batch left."""
+        several = self.replicas > 1
+        for counter, (_, ask), grant in zip(batch.counters, batch.asks, grants, strict=True):
+            if counter is None:
+                continue
+            granted, room, slice_id, slice_left_ms, retry_ms, next_ms, made = grant
+            counter.room = room
+            counter.grows_at_ms = FOREVER if next_ms == NEVER else now_ms + next_ms
+            if granted:
+                lapse_ms = sent_ms + slice_left_ms * DRIFT_SHARE - DRIFT_MS
+                if lapse_ms <= now_ms:
+                    self._give_back(counter, granted, slice_id, made)
+                else:
+                    if counter.in_hand:
+                        self._give_back(counter, counter.in_hand, counter.slice_id, counter.made)
+                    counter.granted = granted if slice_id != counter.slice_id else counter.granted + granted
+                    counter.in_hand = granted
+                    counter.lapse_ms = lapse_ms
+                    counter.slice_id = slice_id
+                    counter.made = made
+            if retry_ms == 0:
+                counter.closed_until_ms = 0.0
+                continue
+            counter.closed_cost = ask.need
+            counter.retry_at_ms = FOREVER if retry_ms == NEVER else now_ms + retry_ms
+            counter.closed_until_ms = counter.retry_at_ms
+            if several and counter.limit.lease and retry_ms > slice_left_ms:
+                counter.closed_until_ms = now_ms + slice_left_ms
+
+    def settle(self, batch: Batch) -> None:
+        """After the waiting requests were judged again: remember who still holds permits."""
+        for counter in batch.counters:
+            if counter is not None and counter.in_hand:
+                self._holding[counter] = None
+
+    def sweep(self, now_ms: float) -> None:
+        """Queue for return what lapsed or lies idle; to be called about four times a second."""
+        done: list[Counter] = []
+        for counter in self._holding:
+            if counter.in_hand and now_ms < counter.lapse_ms:
+                if counter.in_hand != counter.seen:
+                    counter.seen = counter.in_hand
+                    counter.idle_sweeps = 0
+                    continue
+                counter.idle_sweeps += 1
+                if counter.idle_sweeps < IDLE_SWEEPS:
+                    continue
+            done.append(counter)
+        for counter in done:
+            self.release(counter)
+
+    def release(self, counter: Counter) -> None:
+        """Give back what a counter has in hand (end of its slice, eviction)."""
+        self._holding.pop(counter, None)
+        if counter.in_hand:
+            self._give_back(counter, counter.in_hand, counter.slice_id, counter.made)
+            counter.in_hand = 0
+
+    def release_all(self) -> None:
+        """Give back everything: a clean stop."""
+        for counter in list(self._holding):
+            self.release(counter)
+
+    def abandon(self) -> list[Waiter]:
+        """Forget what is wanted and not yet asked (the store is silent); returns who waited."""
+        waiters: list[Waiter] = []
+        for shard, wanted in enumerate(self._wanted):
+            for counter in wanted:
+                waiters += counter.waiters
+                counter.waiters = []
+                counter.waiting = 0
+            self._wanted[shard] = []
+            self._returns[shard] = []
+        return waiters
+
+    def _give_back(self, counter: Counter, permits: int, slice_id: int, made: int) -> None:
+        limit = counter.limit
+        returns = self._returns[counter.shard]
+        if len(returns) < self._most:
+            ask = Ask(
+                counter.permits, limit.window_ms, limit.slice_ms, 0, 1, permits, slice_id, made, limit.block_ms
+            )
+            returns.append((counter.key, ask))
+
+
+def enough(counter: Counter, cost: int, now_ms: float) -> bool:
+    """Whether `cost` permits can be spent from what is in hand."""
+    return counter.in_hand >= cost and now_ms < counter.lapse_ms
+
+
+def closed(counter: Counter, cost: int, now_ms: float) -> bool:
+    """Whether the counter is known to refuse `cost`, without asking."""
+    return now_ms < counter.closed_until_ms and cost >= counter.closed_cost
+
+
+
+
+def _lease(counter: Counter, now_ms: float, replicas: int) -> int:
+    """How many permits to ask for beyond what waits now.
+
+    Asked again within one slice: the last lease was too small, double it. In a new slice:
+    half of what the last one used. At most a quarter of this replica's share of the room.
+    """
+    if now_ms < counter.lapse_ms:
+        counter.lease = 2 * counter.lease + counter.waiting
+    else:
+        counter.lease = (counter.granted - counter.in_hand) // 2
+        counter.granted = 0
+    most = counter.room // (4 * replicas)
+    counter.lease = min(counter.lease, most)
+    return counter.lease

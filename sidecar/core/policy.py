@@ -1,0 +1,394 @@
+"""The policy: which rules concern a request, found once and remembered.
+
+`Policy` is one configuration's rules, compiled. `Policy.bind` finds for a request everything
+that does not change while the policy stands: the refusal that address lists or filters make,
+and the counters that it has to be charged on. What changes from moment to moment (attack
+mode, permits in hand) is `decide`'s.
+
+Patterns. In a pattern `*` matches anything, `/` included; `/x/*` also matches `/x`. The first
+listed pattern that matches names the route, so that a flood of paths makes no counters.
+
+Nothing here reads files, knows the store or tells the time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final
+from urllib.parse import quote_from_bytes
+from zlib import crc32
+
+from sidecar.core.addresses import AddressSet, subject_of
+from sidecar.core.ledger import Counter, Ledger, Table
+from sidecar.core.model import Cost, Filter, Limit, Match, Mode, Reason, Request, Verdict
+from sidecar.core.quota_headers import policy_header
+
+MOST_REMEMBERED: Final = 8_192
+"""Addresses and routes remembered; the memo starts anew when it is full."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9._:/*\-]{1,128}")
+_HASHED_HEADERS: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "CONNECT"})
+
+
+class Pattern:
+    """A `*` pattern, matched in linear time: no backtracking over text that clients choose.
+
+    >>> Pattern("/x/*").matches("/x"), Pattern("/x/*").matches("/xy"), Pattern("*.png").matches("/a/b.png")
+    (True, False, True)
+    """
+
+    __slots__ = ("_bare", "_head", "_middle", "_tail", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        pieces = text.split("*")
+        self._head = pieces[0]
+        self._tail = pieces[-1] if len(pieces) > 1 else None
+        self._middle = [piece for piece in pieces[1:-1] if piece]
+        self._bare = text[:-2] if text.endswith("/*") and len(pieces) == 2 else None
+
+    def matches(self, text: str) -> bool:
+        if self._tail is None:
+            return text == self._head
+        if text == self._bare:
+            return True
+        at, end = len(self._head), len(text) - len(self._tail)
+        if at > end or not text.startswith(self._head) or not text.endswith(self._tail):
+            return False
+        for piece in self._middle:
+            found = text.find(piece, at, end)
+            if found < 0:
+                return False
+            at = found + len(piece)
+        return True
+
+
+class _Matcher:
+    """A rule's `match`, compiled: answers the route's name, or None."""
+
+    __slots__ = ("_hosts", "_methods", "_paths")
+
+    def __init__(self, match: Match) -> None:
+        self._hosts = tuple(Pattern(host.lower()) for host in match.hosts)
+        self._methods = frozenset(match.methods)
+        self._paths = tuple(Pattern(path) for path in match.paths)
+
+    def route(self, method: str, host: str, path: str) -> str | None:
+        if self._methods and method not in self._methods:
+            return None
+        if self._hosts and not any(pattern.matches(host) for pattern in self._hosts):
+            return None
+        if not self._paths:
+            return "*"
+        for pattern in self._paths:
+            if pattern.matches(path):
+                return pattern.text
+        return None
+
+
+class Finding:
+    """What one filter (or address list) says against a request."""
+
+    __slots__ = ("methods", "mode", "reason", "rule")
+
+    def __init__(self, reason: Reason, rule: str, mode: Mode, methods: tuple[str, ...] = ()) -> None:
+        self.reason = reason
+        self.rule = rule
+        self.mode = mode
+        self.methods = methods
+
+
+class Bound:
+    """What a policy found for a request: valid while `policy` is the one in force.
+
+    refusal        the answer that lists and filters give, or None
+    malformed      the refusal stands even before attack mode
+    passes         attack mode lets the address through
+    charges        (counter, cost) of the enforced limits, in policy order
+    shadow_charges the same for shadow limits
+    shadow         names of shadow filters that object
+    reason         OK, or EXEMPT when the address skips limits
+    """
+
+    __slots__ = (
+        "charges",
+        "key_id",
+        "malformed",
+        "passes",
+        "policy",
+        "policy_header",
+        "reason",
+        "refusal",
+        "shadow",
+        "shadow_charges",
+    )
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.refusal: Verdict | None = None
+        self.malformed = False
+        self.passes = False
+        self.charges: tuple[tuple[Counter, int], ...] = ()
+        self.shadow_charges: tuple[tuple[Counter, int], ...] = ()
+        self.shadow: tuple[str, ...] = ()
+        self.reason = Reason.OK
+        self.policy_header = b""
+        self.key_id = b""
+
+
+class _Facts:
+    """What the lists say of one address."""
+
+    __slots__ = ("allowed", "denied", "exempt", "passes", "subject")
+
+    def __init__(self, policy: Policy, address: str) -> None:
+        known = address != "unknown"
+        self.denied = known and policy.deny.contains(address)
+        self.allowed = known and policy.allow.contains(address)
+        self.exempt = known and policy.exempt.contains(address)
+        self.passes = known and policy.passes.contains(address)
+        self.subject = subject_of(address, policy.ipv6_prefix) if known else address
+
+
+class Policy:
+    """One configuration's rules, ready to be asked. Immutable but for what it remembers."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        limits: Sequence[Limit] = (),
+        filters: Sequence[Filter] = (),
+        deny: AddressSet,
+        allow: AddressSet,
+        exempt: AddressSet,
+        passes: AddressSet,
+        attack_status: int = 503,
+        attack_retry_after_s: int = 60,
+        default_allow: bool = True,
+        ipv6_prefix: int = 64,
+        prefix: str = "pc:",
+        hash_key: bytes,
+        hashed_headers: Sequence[bytes] = (),
+    ) -> None:
+        self.deny, self.allow, self.exempt, self.passes = deny, allow, exempt, passes
+        self.ipv6_prefix = ipv6_prefix
+        self.limits = tuple(limits)
+        self.filters = tuple(filters)
+        self.default_allow = default_allow
+        self.attack = Verdict(
+            Reason.ATTACK_MODE, status=attack_status, retry_after_s=attack_retry_after_s, rule="attack_mode"
+        )
+        self._ledger = ledger
+        self._prefix = prefix
+        self._hash_key = hash_key
+        self._hashed_headers = _HASHED_HEADERS.union(hashed_headers)
+        self._limit_rules = [
+            (limit, _Matcher(limit.match), table)
+            for limit, table in zip(self.limits, ledger.tables(len(self.limits)), strict=True)
+        ]
+        self._filter_rules = [(rule, _Matcher(rule.match)) for rule in self.filters]
+        self._facts: dict[str, _Facts] = {}
+        self._routes: dict[
+            tuple[str, str, str], tuple[tuple[Filter, ...], tuple[tuple[Limit, str, Table], ...]]
+        ] = {}
+        self._policy_headers: dict[tuple[str, ...], bytes] = {}
+
+    def counters(self) -> int:
+        """How many counters this process knows now."""
+        return sum(len(table) for _, _, table in self._limit_rules)
+
+    def bind(self, request: Request) -> Bound:
+        """Find what concerns this request, and leave it with the request for the next time."""
+        bound = Bound(self)
+        if request.malformed is not None:
+            bound.malformed = True
+            bound.refusal = Verdict(Reason.MALFORMED, rule=request.malformed)
+            request.bound = bound
+            return bound
+        facts = self._facts_of(request.address)
+        filters, limits = self._rules_of(request.method, request.host, request.path)
+        bound.passes = facts.passes
+        findings = self._findings(request, facts, filters)
+        bound.shadow = tuple(dict.fromkeys(f.rule for f in findings if f.mode is Mode.SHADOW))
+        enforced = [finding for finding in findings if finding.mode is Mode.ENFORCE]
+        if request.key is not None:
+            bound.key_id = self.key_id(request.key)
+        if enforced:
+            first = min(enforced, key=lambda finding: finding.reason.index)
+            bound.refusal = Verdict(
+                first.reason, rule=first.rule, methods=first.methods, shadow=bound.shadow, key_id=bound.key_id
+            )
+        elif facts.exempt:
+            bound.reason = Reason.EXEMPT
+        else:
+            self._charge(bound, request, facts.subject, limits)
+        request.bound = bound
+        return bound
+
+    def key_id(self, key: bytes) -> bytes:
+        """The public name of an opaque key: BLAKE2b-128 keyed with the fleet's hash key, in hex."""
+        return blake2b(key, digest_size=16, key=self._hash_key).hexdigest().encode()
+
+    def objections(self, request: Request) -> list[Finding]:
+        """Everything that lists and filters say against a request, shadow rules included."""
+        facts = self._facts_of(request.address)
+        filters, _ = self._rules_of(request.method, request.host, request.path)
+        return self._findings(request, facts, filters)
+
+    def _findings(
+        self, request: Request, facts: _Facts, filters: Sequence[Filter]
+    ) -> list[Finding]:
+        found: list[Finding] = []
+        if facts.denied:
+            found.append(Finding(Reason.ADDRESS_DENIED, "addresses.deny", Mode.ENFORCE))
+        for rule in filters:
+            found += _objections(rule, request, facts.allowed)
+        if not filters and not self.default_allow:
+            found.append(Finding(Reason.NOT_OPENED, "default", Mode.ENFORCE))
+        return found
+
+    def _charge(
+        self, bound: Bound, request: Request, address: str, limits: Sequence[tuple[Limit, str, Table]]
+    ) -> None:
+        charges: list[tuple[Counter, int]] = []
+        shadow: list[tuple[Counter, int]] = []
+        for limit, route, table in limits:
+            subject = self._subject(limit, request, address, route, bound.key_id)
+            if subject is None:
+                continue
+            counter = table.get(subject)
+            if counter is None:
+                counter = Counter(limit, limit.permits, *self.name(limit, subject))
+                table.add(subject, counter)
+            (charges if limit.mode is Mode.ENFORCE else shadow).append((counter, cost_of(limit, request)))
+        bound.charges = tuple(charges)
+        bound.shadow_charges = tuple(shadow)
+        applied = [counter.limit for counter, _ in charges]
+        names = tuple([limit.name for limit in applied])
+        header = self._policy_headers.get(names)
+        if header is None:
+            header = policy_header([(limit.name, limit.permits, limit.window_ms) for limit in applied])
+            self._policy_headers[names] = header
+        bound.policy_header = header
+
+    def name(self, limit: Limit, subject: str) -> tuple[bytes, int]:
+        """The counter's name in the store, and its shard."""
+        shard = crc32(subject.encode()) % self._ledger.shards
+        name = f"{self._prefix}{{{shard}}}:{limit.name}:{limit.window_ms}/{limit.slice_ms}:{subject}"
+        return name.encode(), shard
+
+    def _subject(
+        self, limit: Limit, request: Request, address: str, route: str, key_id: bytes
+    ) -> str | None:
+        """The subject's name: one escaped part per dimension; None if a part is absent."""
+        parts: list[str] = []
+        for kind, header in limit.per:
+            match kind:
+                case "ip":
+                    parts.append(address)
+                case "key":
+                    if not key_id:
+                        return None
+                    parts.append(key_id.decode())
+                case "route":
+                    parts.append(_escape(route.encode()))
+                case "host":
+                    parts.append(_escape(request.host.encode()))
+                case "global":
+                    parts.append("*")
+                case "header":
+                    value = request.headers.get(header)
+                    if not value:
+                        return None
+                    hashed = header in self._hashed_headers
+                    parts.append(self.key_id(value).decode() if hashed else _escape(value))
+                case _:
+                    return None
+        return "|".join(parts)
+
+    def _facts_of(self, address: str) -> _Facts:
+        facts = self._facts.get(address)
+        if facts is None:
+            if len(self._facts) >= MOST_REMEMBERED:
+                self._facts.clear()
+            facts = self._facts[address] = _Facts(self, address)
+        return facts
+
+    def _rules_of(
+        self, method: str, host: str, path: str
+    ) -> tuple[tuple[Filter, ...], tuple[tuple[Limit, str, Table], ...]]:
+        name = (method, host, path)
+        rules = self._routes.get(name)
+        if rules is None:
+            if len(self._routes) >= MOST_REMEMBERED:
+                self._routes.clear()
+            filters = tuple(
+                rule for rule, matcher in self._filter_rules if matcher.route(method, host, path) is not None
+            )
+            limits = tuple(
+                (limit, route, table)
+                for limit, matcher, table in self._limit_rules
+                if (route := matcher.route(method, host, path)) is not None
+            )
+            rules = self._routes[name] = (filters, limits)
+        return rules
+
+
+def cost_of(limit: Limit, request: Request) -> int:
+    """Permits that a request takes from a limit, at least 1."""
+    cost: Cost = limit.cost
+    if cost.header:
+        value = request.headers.get(cost.header)
+        if value is None:
+            return 1 if request.cost is None else request.cost
+        if not value.isdigit() or len(value) > 9:
+            return cost.most
+        return min(max(1, int(value)), cost.most)
+    return cost.fixed if request.cost is None or cost.fixed != 1 else request.cost
+
+
+def _escape(part: bytes) -> str:
+    """A subject's part that cannot contain a separator, and cannot equal another part."""
+    text = part.decode("latin-1")
+    if _PLAIN.fullmatch(text):
+        return text
+    quoted = quote_from_bytes(part, safe="/:*")
+    if len(quoted) <= 128:
+        return quoted
+    return "#" + blake2b(part, digest_size=16).hexdigest()
+
+
+def _objections(rule: Filter, request: Request, allowed: bool) -> list[Finding]:
+    """What one matching filter says against a request. A datum that is missing is an objection."""
+    found: list[Finding] = []
+    mode = rule.mode
+    bodiless = request.content_length == 0 or (
+        request.content_length is None and request.content_type is None and request.method in _BODILESS
+    )
+    if rule.require_allow and not allowed:
+        found.append(Finding(Reason.ADDRESS_NOT_ALLOWED, rule.name, mode))
+    if rule.deny:
+        reason = Reason.HOST if rule.match.hosts and not rule.match.paths else Reason.PATH
+        found.append(Finding(reason, rule.name, mode))
+    if rule.methods and request.method not in rule.methods:
+        found.append(Finding(Reason.METHOD, rule.name, mode, rule.methods))
+    if rule.content_types and not bodiless and not _type_accepted(rule.content_types, request.content_type):
+        found.append(Finding(Reason.CONTENT_TYPE, rule.name, mode))
+    if rule.max_body is not None and not bodiless:
+        length = request.content_length
+        if length is None or length > rule.max_body:
+            found.append(Finding(Reason.BODY_SIZE, rule.name, mode))
+    if rule.tls_min is not None and (request.tls is None or request.tls < rule.tls_min):
+        found.append(Finding(Reason.TLS_VERSION, rule.name, mode))
+    return found
+
+
+def _type_accepted(accepted: tuple[str, ...], content_type: bytes | None) -> bool:
+    if content_type is None:
+        return False
+    media = content_type.partition(b";")[0].strip().decode("latin-1").lower()
+    return media in accepted or f"{media.partition('/')[0]}/*" in accepted

@@ -1,0 +1,114 @@
+"""The front for nginx `auth_request` and ingress-nginx.
+
+Their subrequest is always `GET`, and what the client asked arrives in headers that the configuration sets.
+nginx sends the raw URI (`X-Original-URI`), ingress-nginx an absolute URL (`X-Original-URL`). Whichever of the
+two the proxy does not set, a client can send; so both at once are refused: choosing either would let somebody
+behind the other kind of proxy say what they asked for. With the URL its own host counts, not
+`X-Forwarded-Host`, which ingress-nginx passes through from the client.
+
+nginx takes 2xx for "go on", hands 401 and 403 to the client, and makes an error of everything else. A refusal
+is therefore a 403 (or 401) whose true status is in `X-Portcullis-Status`, for the configuration to turn
+around. No answer has a body: before 1.29.7 nginx keeps the connection to the gate only then.
+
+It reads no `X-Forwarded-For` and no method or path of the subrequest itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.core.addresses import canonical_address
+from sidecar.core.model import Request, Verdict
+from sidecar.core.paths import PathRefused, canonical_path, split_absolute, split_target
+from sidecar.fronts import UNKNOWN_ADDRESS, Head, answers, datum
+from sidecar.fronts.datum import Malformed
+
+_OWN: Final = (
+    b"x-forwarded-host",
+    b"x-original-method",
+    b"x-original-uri",
+    b"x-original-url",
+    b"x-real-ip",
+)
+
+_REFUSE: Final = (
+    b"%bContent-Length: 0\r\nX-Portcullis-Status: %d\r\nX-Portcullis-Reason: %b\r\n"
+    b"X-Request-Id: %b\r\n%b%b\r\n"
+)
+
+
+class NginxFront:
+    """`/auth/nginx`. `credential_headers` are lower-case; the key is the first of them that is there."""
+
+    name: Final = "nginx"
+    index: Final = 0
+    path: Final = b"/auth/nginx"
+
+    def __init__(self, *, credential_headers: tuple[bytes, ...], legacy_headers: bool) -> None:
+        self._credential_headers = credential_headers
+        self._legacy = legacy_headers
+        self.single_valued: Final = datum.single_valued(_OWN, credential_headers)
+
+    def read(self, head: Head) -> Request:
+        headers = head.headers
+        address, method, host, path, malformed = UNKNOWN_ADDRESS, "", "", "", None
+        length: int | None = None
+        try:
+            datum.refuse_repeated(head, self.single_valued)
+            if real_ip := headers.get(b"x-real-ip"):
+                address = canonical_address(real_ip.decode("latin-1")) or UNKNOWN_ADDRESS
+            method = datum.method(headers.get(b"x-original-method"))
+            uri, authority = _uri_and_host(
+                headers.get(b"x-original-uri"),
+                headers.get(b"x-original-url"),
+                headers.get(b"x-forwarded-host"),
+            )
+            host = datum.host(authority)
+            path = canonical_path(split_target(uri)[0])
+            length = datum.length(headers.get(b"x-original-length"))
+        except (Malformed, PathRefused) as refused:
+            malformed = str(refused)
+        return Request(
+            address=address,
+            method=method,
+            host=host,
+            path=path,
+            headers=headers,
+            content_type=headers.get(b"content-type"),
+            content_length=length,
+            tls=datum.tls_version(headers),
+            key=datum.credential(headers, self._credential_headers),
+            request_id=datum.request_id(headers.get(b"x-request-id")),
+            malformed=malformed,
+            bodiless=True,
+        )
+
+    def write(self, request: Request, verdict: Verdict, request_id: bytes, keep_alive: bool) -> bytes:
+        if verdict.reason.allowed:
+            return answers.allow(verdict, request_id, keep_alive, legacy=self._legacy)
+        status = answers.refused_status(verdict)
+        seen = 401 if status == 401 else 403
+        return _REFUSE % (
+            answers.STATUS_LINE[seen],
+            status,
+            verdict.reason.code.encode(),
+            request_id,
+            answers.refusal_lines(verdict, seen, legacy=self._legacy),
+            answers.close_line(keep_alive),
+        )
+
+    refuse = write
+
+
+def _uri_and_host(
+    uri: bytes | None, url: bytes | None, forwarded_host: bytes | None
+) -> tuple[bytes, bytes | None]:
+    """The raw path and query the client asked for, and the host that it asked."""
+    if url is None:
+        if uri is None:
+            raise Malformed("the proxy did not say the client's URI")
+        return uri, forwarded_host
+    if uri is not None:
+        raise Malformed("both X-Original-URI and X-Original-URL")
+    _, host, target = split_absolute(url)
+    return target, host

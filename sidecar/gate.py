@@ -1,0 +1,309 @@
+"""The gate, the spine of the process: decide, wait for grants, decide again.
+
+`check` is synchronous. When the ledger lacks permits the request joins the current batch and
+is judged again, by the same function, when the batch's answer has come.
+
+    check --verdict--------------------------------------> front
+      | None
+      v
+    waiting --(lane: collect, take, apply)--> judged again --> waiter.answer
+      |
+      +--deadline--> outage policy, circuit breaker opens
+
+One lane per shard; one batch of a lane is under way at a time, and whatever arrives meanwhile
+is its next batch. A command in flight is never cancelled: a late answer is applied, its
+grants are in hand until their slice ends.
+
+Breaker: the first missed deadline or error opens it, and from then on nobody waits; a probe
+that is answered within the deadline closes it.
+
+What is decided is `core.decide`'s business, what is held `core.ledger`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+from sidecar.core.decide import judge, judge_alone, lacking
+from sidecar.core.ledger import FOREVER, Batch, Counter, GrantRow, Ledger
+from sidecar.core.model import Request, Source, Verdict
+from sidecar.core.policy import Bound, Policy
+from sidecar.core.window import Ask, Grant
+from sidecar.store import StoreUnavailable
+from sidecar.store.memory import MemoryStore
+
+SWEEP_S: Final = 0.25
+PROBE_S: Final = 0.1
+PROBE_MOST_S: Final = 1.0
+TURN_S: Final = 0.001
+
+
+class Lane(Protocol):
+    """What carries one shard's batches: a store that can also be asked for a sign of life."""
+
+    async def take(self, asks: Sequence[tuple[bytes, Ask]]) -> Iterable[GrantRow]: ...
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Waiter(Protocol):
+    """Who asked: gets the verdict once, on the loop, unless it was given at once."""
+
+    def answer(self, verdict: Verdict) -> None: ...
+
+
+class Watch(Protocol):
+    """Who is told what the store does (metrics, log)."""
+
+    def store_call(self, elapsed_s: float, counters: int) -> None: ...
+
+    def store_error(self, kind: str, message: str) -> None: ...
+
+    def store_up(self, up: bool) -> None: ...
+
+
+class Pending:
+    """A request that waits for the store."""
+
+    __slots__ = ("answered", "bound", "deadline_ms", "missing", "waiter")
+
+    def __init__(self, bound: Bound, waiter: Waiter, deadline_ms: float) -> None:
+        self.bound = bound
+        self.waiter = waiter
+        self.deadline_ms = deadline_ms
+        self.missing = 0
+        self.answered = False
+
+
+class Gate:
+    """One replica's decisions. `clock_ms` is monotonic and also runs while suspended."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        ledger: Ledger,
+        lanes: Sequence[Lane],
+        clock_ms: Callable[[], float],
+        deadline_ms: int,
+        watch: Watch,
+        most_local: int = 65_536,
+    ) -> None:
+        self.attack = False
+        self.rank = 0
+        self._policy = policy
+        self._ledger = ledger
+        self._clock_ms = clock_ms
+        self._deadline_ms = deadline_ms
+        self._watch = watch
+        self._lanes = lanes
+        self._local = MemoryStore(clock_ms=lambda: int(clock_ms()), most=most_local)
+        self._waiting: deque[Pending] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wakes: list[asyncio.Event] = []
+        self._locks: list[asyncio.Lock] = []
+        self._sent_ms = [FOREVER] * len(lanes)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open = True
+        self._probing: asyncio.Task[None] | None = None
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        """Switch to another policy, in one step: the next request is judged by it."""
+        self._policy = policy
+
+    @property
+    def store_up(self) -> bool:
+        """Whether the circuit breaker lets requests wait for the store."""
+        return not self._open
+
+    def check(self, request: Request, waiter: Waiter) -> Verdict | None:
+        """The verdict, or None: then `waiter.answer` gets it later, within the deadline."""
+        now_ms = self._clock_ms()
+        bound = request.bound
+        if type(bound) is not Bound or bound.policy is not self._policy:
+            bound = self._policy.bind(request)
+        verdict = judge(bound, self.attack, now_ms, Source.MEMORY)
+        if verdict is not None:
+            return verdict
+        if self._open:
+            return judge_alone(bound, now_ms, self._take_local)
+        pending = Pending(bound, waiter, now_ms + self._deadline_ms)
+        self._want(pending, now_ms)
+        self._waiting.append(pending)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._deadline_ms / 1000, self._due)
+        return None
+
+    async def start(self) -> None:
+        """Start the lanes; the first probe decides whether the store is there."""
+        self._loop = asyncio.get_running_loop()
+        self._wakes = [asyncio.Event() for _ in self._lanes]
+        self._locks = [asyncio.Lock() for _ in self._lanes]
+        self._tasks = [asyncio.create_task(self._run(shard)) for shard in range(len(self._lanes))]
+        self._tasks.append(asyncio.create_task(self._sweep()))
+        await self._probe_once()
+        if self._open:
+            self._probing = asyncio.create_task(self._probe())
+
+    async def stop(self) -> None:
+        """Give back what is in hand and close. Nothing may be checked afterwards."""
+        tasks = [*self._tasks, *([self._probing] if self._probing else [])]
+        if not self._open:
+            self._ledger.release_all()
+            for wake in self._wakes:
+                wake.set()
+            loop = asyncio.get_running_loop()
+            until = loop.time() + 1.0
+            while any(self._ledger.has_work(shard) for shard in range(len(self._lanes))):
+                if self._open or loop.time() > until:
+                    break
+                await asyncio.sleep(0.005)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for lane in self._lanes:
+            await lane.close()
+
+    def _want(self, pending: Pending, now_ms: float) -> None:
+        for counter, cost in lacking(pending.bound, now_ms):
+            self._ledger.want(counter, cost, pending)
+            self._wakes[counter.shard].set()
+
+    async def _run(self, shard: int) -> None:
+        """The lane: one batch after the other, as long as there is something to ask."""
+        ledger, lane, wake = self._ledger, self._lanes[shard], self._wakes[shard]
+        while True:
+            await wake.wait()
+            wake.clear()
+            while not self._open and ledger.has_work(shard):
+                sent_ms = self._clock_ms()
+                batch = ledger.collect(shard, sent_ms)
+                self._sent_ms[shard] = sent_ms
+                try:
+                    async with self._locks[shard]:
+                        grants = await lane.take(batch.asks)
+                except StoreUnavailable as exc:
+                    self._trip(exc.kind, str(exc))
+                else:
+                    now_ms = self._clock_ms()
+                    self._watch.store_call((now_ms - sent_ms) / 1000, len(batch.asks))
+                    ledger.apply(batch, grants, sent_ms, now_ms)
+                    self._again(batch, now_ms)
+                    ledger.settle(batch)
+                finally:
+                    self._sent_ms[shard] = FOREVER
+
+    def _again(self, batch: Batch, now_ms: float) -> None:
+        """Judge those whose last missing counter this batch has answered."""
+        for waiters in batch.waiters:
+            for pending in waiters:
+                assert isinstance(pending, Pending)
+                pending.missing -= 1
+                if pending.missing or pending.answered:
+                    continue
+                bound = pending.bound
+                verdict = judge(bound, self.attack, now_ms, Source.STORE)
+                if verdict is not None:
+                    pending.answered = True
+                    pending.waiter.answer(verdict)
+                elif self._open:
+                    self._answer_alone([pending])
+                else:
+                    self._want(pending, now_ms)
+
+    def _due(self) -> None:
+        """The oldest deadline has come. An answer that already lies in the socket is read first:
+        a busy loop is not a silent store."""
+        self._timer = self._loop.call_later(TURN_S, self._overdue)
+
+    def _overdue(self) -> None:
+        """Answer those whose deadline has passed without the store; open the breaker if it is silent."""
+        self._timer = None
+        now_ms = self._clock_ms()
+        waiting = self._waiting
+        silent = any(now_ms - sent_ms >= self._deadline_ms for sent_ms in self._sent_ms)
+        if silent and any(not pending.answered for pending in waiting):
+            self._trip("timeout", f"no answer within {self._deadline_ms} ms")
+            return
+        overdue: list[Pending] = []
+        while waiting and (waiting[0].answered or waiting[0].deadline_ms <= now_ms):
+            overdue.append(waiting.popleft())
+        self._answer_alone(overdue)
+        if waiting:
+            delay_s = max(TURN_S, (waiting[0].deadline_ms - now_ms) / 1000)
+            self._timer = self._loop.call_later(delay_s, self._due)
+
+    def _trip(self, kind: str, message: str) -> None:
+        """Open the breaker: nobody waits for the store until a probe is answered."""
+        self._watch.store_error(kind, message)
+        if not self._open:
+            self._open = True
+            self._watch.store_up(False)
+        self._ledger.abandon()
+        waiting, self._waiting = self._waiting, deque()
+        self._answer_alone(waiting)
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe())
+
+    def _answer_alone(self, waiting: Iterable[Pending]) -> None:
+        now_ms = self._clock_ms()
+        for pending in waiting:
+            if not pending.answered:
+                pending.answered = True
+                pending.waiter.answer(judge_alone(pending.bound, now_ms, self._take_local))
+
+    async def _probe(self) -> None:
+        """Ask the store for a sign of life until it gives one within the deadline."""
+        delay_s = PROBE_S / 4
+        while self._open:
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, PROBE_MOST_S)
+            await self._probe_once()
+
+    async def _probe_once(self) -> None:
+        """Close the breaker if every lane answers in time. A late batch is waited for first."""
+        for lane, lock in zip(self._lanes, self._locks, strict=True):
+            async with lock:
+                sent_ms = self._clock_ms()
+                try:
+                    await lane.ping()
+                except StoreUnavailable as exc:
+                    self._watch.store_error(exc.kind, str(exc))
+                    return
+                if self._clock_ms() - sent_ms > self._deadline_ms:
+                    return
+        self._open = False
+        self._watch.store_up(True)
+        for wake in self._wakes:
+            wake.set()
+
+    async def _sweep(self) -> None:
+        """Queue idle and lapsed permits for return, and drop answered requests."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._ledger.sweep(self._clock_ms())
+            while self._waiting and self._waiting[0].answered:
+                self._waiting.popleft()
+            for shard, wake in enumerate(self._wakes):
+                if self._ledger.has_work(shard):
+                    wake.set()
+
+    def _take_local(self, counter: Counter, want: int, need: int) -> Grant:
+        """This replica's share of a limit, counted in memory: floor(permits / replicas), the
+        remainder to the first replicas by rank."""
+        limit = counter.limit
+        replicas = self._ledger.replicas
+        share = counter.permits // replicas + (1 if self.rank < counter.permits % replicas else 0)
+        ask = Ask(share, limit.window_ms, limit.slice_ms, want, need, block_ms=limit.block_ms)
+        return self._local.take_one(counter.key, ask)
+

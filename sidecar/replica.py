@@ -1,0 +1,298 @@
+"""One replica: a process that decides. Gate, ledger, fronts, feed and metrics, put together.
+
+`serve` makes one in its own process, or one in each worker. Where it listens, which signals
+end it and who scrapes it is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final, Literal, cast
+
+from sidecar.config import Config
+from sidecar.control.feed import Feed, Follows, LastKnown
+from sidecar.core.addresses import AddressSet
+from sidecar.core.ledger import Ledger
+from sidecar.core.model import Mode, Request, Verdict
+from sidecar.core.policy import Policy
+from sidecar.decision_log import DecisionLog, Event
+from sidecar.document.notations import UnixEndpoint
+from sidecar.fronts import Front
+from sidecar.fronts.api import ApiFront
+from sidecar.fronts.envoy import EnvoyFront
+from sidecar.fronts.forward import ForwardFront
+from sidecar.fronts.heads import HeadTable
+from sidecar.fronts.http import CheckProtocol
+from sidecar.fronts.nginx import NginxFront
+from sidecar.fronts.plane import CheckPlane
+from sidecar.fronts.wire import WireLimits
+from sidecar.gate import Gate
+from sidecar.listeners import open_check
+from sidecar.metrics import Gauge, Layout, Metrics
+from sidecar.store.redis import RedisStore
+
+HOUSEKEEPING_S: Final = 0.5
+QUIET_S: Final = 0.3
+"""A stop ends early when no connection was open for this long."""
+PATIENCE_S: Final = 1.0
+"""After this long without an answer the connection to the store is given up."""
+
+
+def clock_ms() -> float:
+    """Milliseconds of the clock that also runs while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
+
+
+class Replica:
+    """Built from one configuration; `adopt` switches to another."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store_url: str,
+        hash_key: bytes | None,
+        metrics: Metrics,
+        log: DecisionLog,
+    ) -> None:
+        store = config.store
+        self._config = config
+        self._own_hash_key = hash_key is not None
+        self._hash_key = hash_key or os.urandom(32)
+        self._metrics = metrics
+        self._log = log
+        self._ledger = Ledger(shards=store.shards)
+        self._last_known = LastKnown(config.state_dir)
+        self._told_error = ""
+
+        def connect(patience_s: float) -> RedisStore:
+            return RedisStore(
+                store_url, patience_s=patience_s, ca=store.ca, cert=store.cert, key=store.key
+            )
+
+        patience_s = max(PATIENCE_S, 10 * store.deadline_ms / 1000)
+        self.gate = Gate(
+            policy=self._policy(config),
+            ledger=self._ledger,
+            lanes=[connect(patience_s) for _ in range(store.shards)],
+            clock_ms=clock_ms,
+            deadline_ms=store.deadline_ms,
+            watch=self,
+        )
+        known = self._last_known.read()
+        self.gate.attack = config.attack_mode.unknown_on if known is None else known
+        self._feed = Feed(
+            store=connect(patience_s),
+            prefix=store.prefix,
+            replica=f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}",
+            own_hash_key=self._own_hash_key,
+            apply=self._follow,
+            failed=lambda kind, message: self.store_error(kind, message),
+        )
+        self._heard_ms = clock_ms()
+        fronts, heads = fronts_of(config), HeadTable(credential_headers=config.credentials.headers)
+        self.plane = CheckPlane(
+            fronts=fronts,
+            heads=heads,
+            check=self.gate.check,
+            observe=self._observe,
+            limits=WireLimits(idle_s=config.listen.idle_s, max_connections=config.listen.max_connections),
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._servers: list[asyncio.Server] = []
+
+    def connect(self) -> CheckProtocol:
+        """The protocol of one new connection."""
+        return CheckProtocol(self.plane)
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Make first contact with the store, or learn that the outage policy decides; then serve."""
+        loop = asyncio.get_running_loop()
+        self.plane.start(loop)
+        await self._feed.once()
+        await self.gate.start()
+        self._tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._keep_house())]
+        self._servers = [await loop.create_server(self.connect, sock=listener) for listener in sockets]
+
+    async def stop(self, grace_s: float) -> None:
+        """Answer what is under way, give permits back, sign off.
+
+        New connections are served for as long as they come, one answer each: a proxy that has not
+        yet noticed gets its answer too.
+        """
+        self.plane.drain()
+        now_s = time.monotonic()
+        until_s, quiet_s = now_s + grace_s, now_s + QUIET_S
+        while now_s < min(until_s, quiet_s):
+            await asyncio.sleep(0.01)
+            now_s = time.monotonic()
+            if self.plane.connections:
+                quiet_s = now_s + QUIET_S
+        for server in self._servers:
+            server.close()
+        self.plane.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.gate.stop()
+        await self._feed.sign_off()
+        self.keep_books()
+
+    def adopt(self, config: Config, layout: Layout) -> None:
+        """Decide by another configuration from the next request on."""
+        fronts, heads = fronts_of(config), HeadTable(credential_headers=config.credentials.headers)
+        policy = self._policy(config)
+        self._metrics.adopt(layout)
+        self._config = config
+        self.gate.policy = policy
+        self.plane.use(fronts=fronts, heads=heads)
+        self._log.set_rate(config.refusals_per_s)
+
+    def keep_books(self) -> None:
+        """Bring the gauges up to date."""
+        metrics = self._metrics
+        metrics.gauge(Gauge.STORE_UP, int(self.gate.store_up))
+        metrics.gauge(Gauge.ATTACK_MODE, int(self.gate.attack))
+        metrics.gauge(Gauge.CONTROL_LAG_NS, int((clock_ms() - self._heard_ms) * 1e6))
+        metrics.gauge(Gauge.LEDGER_COUNTERS, self.gate.policy.counters())
+        metrics.gauge(Gauge.CONNECTIONS, len(self.plane.connections))
+
+    # --- what the gate tells ---
+
+    def store_call(self, elapsed_s: float, counters: int) -> None:
+        self._metrics.store_call(elapsed_s, counters)
+
+    def store_error(self, kind: str, message: str) -> None:
+        self._metrics.store_error(kind)
+        self._told_error = f"{kind}: {message}"
+
+    def store_up(self, up: bool) -> None:
+        if up:
+            self._log.event(Event.STORE_UP)
+        else:
+            self._log.event(Event.STORE_DOWN, error=self._told_error)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self.keep_books()
+            self._log.sweep()
+
+    def _observe(
+        self, front_index: int, request: Request, verdict: Verdict, request_id: bytes, elapsed_s: float
+    ) -> None:
+        self._metrics.decision(front_index, verdict, elapsed_s)
+        if not verdict.reason.allowed:
+            self._log.refusal(front_index, request, verdict, request_id, self.plane.clock())
+
+    def _follow(self, follows: Follows) -> None:
+        self._heard_ms = clock_ms()
+        self._ledger.replicas = follows.replicas
+        self.gate.rank = follows.rank
+        if follows.hash_key and not self._own_hash_key:
+            hash_key = bytes.fromhex(follows.hash_key.decode("ascii", "replace"))
+            if hash_key != self._hash_key:
+                self._hash_key = hash_key
+                self.gate.policy = self._policy(self._config)
+        if follows.attack is not None and follows.attack != self.gate.attack:
+            self.gate.attack = follows.attack
+            self._log.event(Event.ATTACK_MODE, on=follows.attack)
+        if follows.attack is not None and self._last_known.read() != follows.attack:
+            try:
+                self._last_known.write(follows.attack)
+            except OSError as exc:
+                self._log.event(Event.WARNING, message=f"attack mode is not kept on disk: {exc}")
+
+    def _policy(self, config: Config) -> Policy:
+        return policy_of(config, ledger=self._ledger, hash_key=self._hash_key)
+
+
+def policy_of(config: Config, *, ledger: Ledger, hash_key: bytes) -> Policy:
+    """The configuration's rules, compiled, with counters of their own in `ledger`."""
+    attack = config.attack_mode
+    return Policy(
+        ledger=ledger,
+        limits=config.limits,
+        filters=config.filters,
+        deny=AddressSet(config.addresses.deny),
+        allow=AddressSet(config.addresses.allow),
+        exempt=AddressSet(config.addresses.exempt),
+        passes=AddressSet(attack.passes),
+        attack_status=attack.status,
+        attack_retry_after_s=attack.retry_after_s,
+        default_allow=config.default_allow,
+        ipv6_prefix=config.ipv6_prefix,
+        prefix=config.store.prefix,
+        hash_key=hash_key,
+        hashed_headers=config.credentials.headers,
+    )
+
+
+class LocalCrew:
+    """One replica, in this process."""
+
+    def __init__(
+        self, config: Config, *, store_url: str, hash_key: bytes | None, layout: Layout, log: DecisionLog
+    ) -> None:
+        self._endpoints = config.listen.check
+        self._metrics = Metrics(layout)
+        self._replica = Replica(
+            config, store_url=store_url, hash_key=hash_key, metrics=self._metrics, log=log
+        )
+
+    async def start(self) -> None:
+        await self._replica.start([open_check(endpoint) for endpoint in self._endpoints])
+
+    async def adopt(self, config: Config, layout: Layout) -> None:
+        self._replica.adopt(config, layout)
+
+    async def stop(self, grace_s: float) -> None:
+        await self._replica.stop(grace_s)
+        for endpoint in self._endpoints:
+            if isinstance(endpoint, UnixEndpoint):
+                endpoint.path.unlink(missing_ok=True)
+
+    def snapshots(self) -> list[list[int]]:
+        self._replica.keep_books()
+        return [self._metrics.values()]
+
+    def checks(self) -> dict[str, str]:
+        return {"store": "ok" if self._replica.gate.store_up else "outage policy"}
+
+    def attack(self) -> bool:
+        return self._replica.gate.attack
+
+    def policy(self) -> Policy:
+        return self._replica.gate.policy
+
+
+def layout_of(config: Config, before: Layout | None = None) -> Layout:
+    """Where this configuration's limits and shadow rules are counted."""
+    limits = [limit.name for limit in config.limits]
+    shadows = [limit.name for limit in config.limits if limit.mode is Mode.SHADOW]
+    shadows += [rule.name for rule in config.filters if rule.mode is Mode.SHADOW]
+    return Layout(limits, shadows) if before is None else before.extended(limits, shadows)
+
+
+def fronts_of(config: Config) -> list[Front]:
+    """Every front, with what this configuration tells it."""
+    identify = config.credentials.mode != "none"
+    credentials = config.credentials.headers if identify else ()
+    trusted = AddressSet(config.trusted_proxies)
+    legacy = config.legacy_headers
+    envoy_address = cast("Literal['real_ip', 'forwarded']", config.fronts.envoy_address)
+    return [
+        NginxFront(credential_headers=credentials, legacy_headers=legacy),
+        EnvoyFront(
+            credential_headers=credentials,
+            trusted=trusted,
+            envoy_address=envoy_address,
+            legacy_headers=legacy,
+        ),
+        ForwardFront(credential_headers=credentials, trusted=trusted, legacy_headers=legacy),
+        ApiFront(credential_headers=credentials, legacy_headers=legacy),
+    ]

@@ -1,0 +1,143 @@
+"""The store in Redis or Valkey, one connection for one lane of batches.
+
+redis-py makes and authenticates the connection (TLS, ACL user, unix socket); the batch goes
+out as one packed EVALSHA and its numbers as one binary argument, because packing each number
+as an argument of its own costs more than everything else together.
+
+A batch is sent at most once: redis-py's retries are off, and only `NOSCRIPT`, which says that
+nothing ran, is sent again. A reply that does not come within `patience_s` costs the
+connection, never the next caller's reply: the connection is dropped with it.
+
+The deadline of a request is shorter than that and is the gate's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from struct import pack
+from typing import Any, Final, cast
+
+from hiredis import pack_command
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from sidecar.core.ledger import GrantRow
+from sidecar.core.window import Ask
+from sidecar.store import StoreUnavailable, scripts
+
+NUMBERS: Final = 9
+ANSWERS: Final = 7
+
+
+class RedisStore:
+    """`url` is `redis://`, `rediss://` or `unix://`; `ca`, `cert` and `key` are PEM files for TLS."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience_s: float,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
+        self._take = scripts.read("take")
+        self._patience_s = patience_s
+        self._connection = connection_to(url, patience_s=patience_s, ca=ca, cert=cert, key=key)
+
+    async def take(self, asks: Sequence[tuple[bytes, Ask]]) -> Iterable[GrantRow]:
+        """Serve a batch: one round trip. Raises StoreUnavailable."""
+        numbers = pack(f"<{NUMBERS * len(asks)}q", *chain.from_iterable([ask for _, ask in asks]))
+        reply = await self.script(self._take, [key for key, _ in asks], [b"", numbers])
+        if not isinstance(reply, list) or len(reply) != ANSWERS * len(asks):
+            await self.close()
+            raise StoreUnavailable("response", "the store's answer has not the shape of take's")
+        return cast("Iterable[GrantRow]", zip(*[iter(reply)] * ANSWERS, strict=True))
+
+    async def ping(self) -> None:
+        """Ask for a sign of life. Raises StoreUnavailable."""
+        await self.command(b"PING")
+
+    async def script(self, script: scripts.Script, keys: list[bytes], arguments: list[bytes]) -> object:
+        """Run one of our scripts. Raises StoreUnavailable."""
+        words = [str(len(keys)).encode(), *keys, *arguments]
+        try:
+            try:
+                return await self._call([b"EVALSHA", script.sha, *words])
+            except NoScriptError:
+                return await self._call([b"EVAL", script.text, *words])
+        except RedisError as exc:
+            raise _unavailable(exc) from exc
+
+    async def command(self, *words: bytes) -> object:
+        """Any one command. Raises StoreUnavailable."""
+        try:
+            return await self._call(list(words))
+        except RedisError as exc:
+            raise _unavailable(exc) from exc
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    async def _call(self, command: list[bytes]) -> object:
+        """One command, one reply; on any doubt about whose reply comes next the connection is dropped."""
+        connection = self._connection
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await connection.send_packed_command(pack_command(tuple(command)), check_health=False)
+                reply: object = await connection.read_response(disable_decoding=True, timeout=math.inf)
+                return reply
+        except TimeoutError as exc:
+            await connection.disconnect(nowait=True)
+            raise StoreUnavailable("timeout", f"no answer within {self._patience_s:g} s") from exc
+        except OSError as exc:
+            await connection.disconnect(nowait=True)
+            raise StoreUnavailable("connection", str(exc)) from exc
+        except ResponseError:
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+
+
+def connection_to(
+    url: str, *, patience_s: float, ca: Path | None = None, cert: Path | None = None, key: Path | None = None
+) -> Connection | UnixDomainSocketConnection:
+    """A redis-py connection, not yet open: no retries of its own, no health checks, RESP2."""
+    options: dict[str, Any] = dict(parse_url(url))  # redis-py's own, of many types
+    kind: type[Connection] = options.pop("connection_class", Connection)
+    if issubclass(kind, SSLConnection):
+        options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+        options |= {"ssl_ca_certs": str(ca)} if ca else {}
+        options |= {"ssl_certfile": str(cert), "ssl_keyfile": str(key)} if cert and key else {}
+    return kind(
+        **options,
+        protocol=2,
+        socket_timeout=None,
+        socket_connect_timeout=patience_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        driver_info=None,
+        client_name="portcullis",
+    )
+
+
+def _unavailable(exc: RedisError) -> StoreUnavailable:
+    """The store's errors in four kinds; the text is the server's, without keys or numbers."""
+    if isinstance(exc, AuthenticationError | ResponseError):
+        return StoreUnavailable("response", str(exc)[:200])
+    if isinstance(exc, RedisConnectionError):
+        return StoreUnavailable("connection", str(exc)[:200])
+    return StoreUnavailable("other", str(exc)[:200])

@@ -1,0 +1,534 @@
+"""Addresses: one text each, who the client is, and sets that agree with `ipaddress` about everything."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Iterable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.addresses import (
+    MAX_ERRORS,
+    MAX_HOPS,
+    AddressSet,
+    canonical_address,
+    client_address,
+    finish,
+    parse_cidr,
+    parse_cidrs,
+    subject_of,
+)
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAPPED = 0xFFFF << 32
+
+# Few bits vary, so that prefixes lie inside, beside and on top of each other.
+numbers_v4 = st.one_of(
+    st.sampled_from([0, 1, 2**32 - 1, 2**32 - 2, 2**31, 10 << 24]),
+    st.builds(lambda high, low: 10 << 24 | high << 16 | low, st.integers(0, 3), st.integers(0, 7)),
+    st.integers(0, 2**32 - 1),
+)
+numbers_v6 = st.one_of(
+    st.sampled_from([0, 1, 2**128 - 1, 2**64, 2**64 - 1, MAPPED - 1, MAPPED + 2**32]),
+    st.builds(lambda high, low: 0x20010DB8 << 96 | high << 62 | low, st.integers(0, 15), st.integers(0, 7)),
+    st.integers(0, 2**128 - 1),
+)
+lengths_v4 = st.one_of(st.integers(0, 32), st.sampled_from([0, 1, 8, 24, 29, 30, 31, 32]))
+lengths_v6 = st.one_of(st.integers(0, 128), st.sampled_from([0, 1, 62, 63, 64, 65, 66, 125, 126, 127, 128]))
+
+
+def network_v4(number: int, length: int) -> str:
+    return str(ipaddress.IPv4Network((number >> 32 - length << 32 - length, length)))
+
+
+def network_v6(number: int, length: int) -> str:
+    return str(ipaddress.IPv6Network((number >> 128 - length << 128 - length, length)))
+
+
+cidrs = st.one_of(
+    st.builds(network_v4, numbers_v4, lengths_v4), st.builds(network_v6, numbers_v6, lengths_v6)
+).filter(lambda cidr: not is_mapped(ipaddress.ip_network(cidr)))
+addresses = st.one_of(
+    st.builds(ipaddress.IPv4Address, numbers_v4), st.builds(ipaddress.IPv6Address, numbers_v6)
+)
+
+
+# --- one text for one address ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("255.255.255.255", "255.255.255.255"),
+        ("2001:DB8::A", "2001:db8::a"),
+        ("2001:db8:0:0:0:0:0:1", "2001:db8::1"),
+        ("2001:0db8:0000:0001:0000:0000:0000:0001", "2001:db8:0:1::1"),
+        ("2001:db8:0:1:1:1:1:1", "2001:db8:0:1:1:1:1:1"),
+        ("::", "::"),
+        ("::1", "::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::FFFF:c000:0201", "192.0.2.1"),
+        ("0:0:0:0:0:ffff:192.0.2.1", "192.0.2.1"),
+        ("::192.0.2.1", "::c000:201"),
+        ("::1.2.0.0", "::102:0"),
+        ("64:ff9b::192.0.2.1", "64:ff9b::c000:201"),
+    ],
+)
+def test_it_writes_an_address_in_one_way(text: str, canonical: str) -> None:
+    assert canonical_address(text) == canonical
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "unknown",
+        "10",
+        "10.1",
+        "10.0.1",
+        "10.0.0.0.1",
+        "10.0.0.256",
+        "010.0.0.1",
+        "10.0.0.01",
+        "0x0a.0.0.1",
+        "10.0.0.1 ",
+        " 10.0.0.1",
+        "10.0.0.1\n",
+        "10.0.0.1\0",
+        "10.0.0.-1",
+        "10.0.0.1:80",
+        "10.0.0.1/32",
+        "١.٢.٣.٤",
+        "10.0.0.1\udcff",
+        ":",
+        ":::",
+        "1:2:3:4:5:6:7",
+        "1:2:3:4:5:6:7:8:9",
+        "1::2::3",
+        "12345::",
+        "g::",
+        "[::1]",
+        "::1%eth0",
+        "fe80::1%1",
+        "::ffff:10.0.0.01",
+        "::ffff:10.0.1",
+        "::1 ",
+        "::1\0",
+        "::١",
+    ],
+)
+def test_it_takes_nothing_else_for_an_address(text: str) -> None:
+    assert canonical_address(text) is None
+    assert not AddressSet(["0.0.0.0/0", "::/0"]).contains(text)
+    assert AddressSet(["0.0.0.0/0", "::/0"]).match(text) is None
+
+
+@given(addresses)
+def test_it_writes_addresses_as_the_oracle_does(address: Address) -> None:
+    assert canonical_address(str(address)) == str(plain(address))
+    assert canonical_address(address.exploded.upper()) == str(plain(address))
+
+
+@given(st.text(alphabet="0123456789abf:.%/[] x", max_size=20))
+def test_it_takes_for_an_address_what_the_oracle_does(text: str) -> None:
+    try:
+        expected: str | None = str(plain(ipaddress.ip_address(text)))
+    except ValueError:
+        expected = None
+    if "%" in text:
+        expected = None
+
+    assert canonical_address(text) == expected
+
+
+@given(addresses, st.integers(1, 128))
+def test_it_counts_ipv4_by_address_and_ipv6_by_network(address: Address, prefix: int) -> None:
+    canonical = str(plain(address))
+    if ":" in canonical:
+        expected = str(ipaddress.IPv6Network((canonical, prefix), strict=False))
+        expected = expected if "." not in expected else expected.replace("::ffff:0.0.0.0", "::ffff:0:0")
+    else:
+        expected = canonical
+
+    assert subject_of(canonical, prefix) == expected
+
+
+def test_it_counts_what_has_no_address_as_itself() -> None:
+    assert subject_of("unknown", 64) == "unknown"
+
+
+# --- the client -----------------------------------------------------------------
+
+TRUSTED = AddressSet(["10.0.0.0/8", "2001:db8:ffff::/48"])
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        (b"203.0.113.9", "203.0.113.9"),
+        (b" \t203.0.113.9\t ", "203.0.113.9"),
+        (b"203.0.113.9:4711", "203.0.113.9"),
+        (b"2001:db8::1", "2001:db8::1"),
+        (b"[2001:db8::1]", "2001:db8::1"),
+        (b"[2001:DB8::1]:4711", "2001:db8::1"),
+        (b"::ffff:203.0.113.9", "203.0.113.9"),
+        (b"[::ffff:203.0.113.9]:1", "203.0.113.9"),
+        (b"198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        (b"198.51.100.1,203.0.113.9,10.0.0.1,10.0.0.2:80", "203.0.113.9"),
+        (b"198.51.100.1, 203.0.113.9, [2001:db8:ffff::1]:80 , ::ffff:10.0.0.1", "203.0.113.9"),
+        (b"10.0.0.3, 10.0.0.2, 10.0.0.1", "10.0.0.3"),
+        (b"junk, 203.0.113.9, 10.0.0.1", "203.0.113.9"),
+        (b", 203.0.113.9", "203.0.113.9"),
+        (b"", None),
+        (b" ", None),
+        (b",", None),
+        (b"203.0.113.9,", None),
+        (b"203.0.113.9, unknown", None),
+        (b"203.0.113.9, unknown, 10.0.0.1", None),
+        (b"203.0.113.9, , 10.0.0.1", None),
+        (b"unknown", None),
+        (b"_hidden", None),
+        (b'"203.0.113.9"', None),
+        (b"203.0.113.9;x", None),
+        (b"203.0.113.9 10.0.0.1", None),
+        (b"203.0.113.9:", None),
+        (b"203.0.113.9:http", None),
+        (b"203.0.113.9:123456", None),
+        (b"[203.0.113.9]:80", None),
+        (b"[203.0.113.9]", None),
+        (b"[2001:db8::1", None),
+        (b"2001:db8::1]:80", None),
+        (b"[2001:db8::1]80", None),
+        (b"[fe80::1%eth0]:80", None),
+        (b"0203.0.113.9", None),
+        (b"203.0.113.9\x00", None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_it_walks_from_the_right_past_trusted_addresses(forwarded: bytes, client: str | None) -> None:
+    assert client_address(forwarded, TRUSTED) == client
+
+
+def test_it_trusts_nobody_by_default() -> None:
+    assert client_address(b"203.0.113.9, 10.0.0.1", AddressSet([])) == "10.0.0.1"
+
+
+def test_it_gives_up_on_an_endless_chain_of_trusted_addresses() -> None:
+    chain = b"203.0.113.9" + b", 10.0.0.1" * (MAX_HOPS - 1)
+
+    assert client_address(chain, TRUSTED) == "203.0.113.9"
+    assert client_address(chain + b", 10.0.0.1", TRUSTED) is None
+
+
+@given(st.binary(max_size=60))
+def test_it_finds_an_address_or_none_whatever_the_bytes(forwarded: bytes) -> None:
+    client = client_address(forwarded, TRUSTED)
+
+    assert client is None or canonical_address(client) == client
+
+
+@given(st.lists(st.sampled_from(["203.0.113.9", "198.51.100.1", "10.0.0.1", "10.9.9.9", "x"]), min_size=1))
+def test_it_walks_like_a_slow_walker(entries: list[str]) -> None:
+    kept = entries[:]
+    while len(kept) > 1 and kept[-1].startswith("10."):
+        kept.pop()
+    expected = None if kept[-1] == "x" else kept[-1]
+
+    if len(entries) <= MAX_HOPS:
+        assert client_address(", ".join(entries).encode(), TRUSTED) == expected
+
+
+# --- prefixes as text -----------------------------------------------------------
+
+
+@given(cidrs)
+def test_it_writes_prefixes_as_the_oracle_does(cidr: str) -> None:
+    network = ipaddress.ip_network(cidr)
+
+    assert parse_cidr(cidr) == cidr
+    assert parse_cidr(network.exploded.upper()) == cidr
+
+
+@pytest.mark.parametrize(
+    ("text", "cidr"),
+    [
+        ("192.0.2.1", "192.0.2.1/32"),
+        ("2001:db8::1", "2001:db8::1/128"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("::fffe:0:0/95", "::fffe:0:0/95"),
+    ],
+)
+def test_it_reads_prefixes_in_other_forms(text: str, cidr: str) -> None:
+    assert parse_cidr(text) == cidr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not an IPv4 or IPv6 address or prefix"),
+        ("/8", "is not an IPv4 or IPv6 address or prefix"),
+        ("localhost", "is not an IPv4 or IPv6 address or prefix"),
+        ("10.0.0/8", "is not an IPv4 or IPv6 address or prefix"),
+        ("010.0.0.0/8", "is not an IPv4 or IPv6 address or prefix"),
+        ("fe80::%eth0/64", "is not an IPv4 or IPv6 address or prefix"),
+        ("10.0.0.0 /8", "is not an IPv4 or IPv6 address or prefix"),
+        ("10.0.0.0\0/8", "is not an IPv4 or IPv6 address or prefix"),
+        ("10.0.0.0/33", "the prefix length must be a whole number from 0 to 32"),
+        ("10.0.0.0/", "the prefix length must be a whole number from 0 to 32"),
+        ("10.0.0.0/08", "the prefix length must be a whole number from 0 to 32"),
+        ("10.0.0.0/+8", "the prefix length must be a whole number from 0 to 32"),
+        ("10.0.0.0/ 8", "the prefix length must be a whole number from 0 to 32"),
+        ("10.0.0.0/٨", "the prefix length must be a whole number from 0 to 32"),
+        ("10.0.0.0/8/8", "the prefix length must be a whole number from 0 to 32"),
+        ("10.0.0.0/255.0.0.0", "the prefix length must be a whole number from 0 to 32"),
+        ("::/129", "the prefix length must be a whole number from 0 to 128"),
+        ("::ffff:10.0.0.0/8", "an IPv4-mapped prefix is at least /96"),
+        ("10.0.0.1/8", r"write 10.0.0.0/8 \(network\) or 10.0.0.1/32 \(address\)"),
+        ("2001:db8::1/32", r"write 2001:db8::/32 \(network\) or 2001:db8::1/128 \(address\)"),
+        ("::ffff:10.0.0.1/104", r"write 10.0.0.0/8 \(network\) or 10.0.0.1/32 \(address\)"),
+        ("::1/0", r"write ::/0 \(network\) or ::1/128 \(address\)"),
+    ],
+)
+def test_it_says_what_is_wrong_with_a_prefix(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        parse_cidr(text)
+
+    assert repr(text) in str(refused.value)
+
+
+def test_it_reads_a_list_file() -> None:
+    text = "\ufeff# ours\n10.0.0.0/8   # office\r\n\n  2001:DB8::/32\t\n192.0.2.1#x\n#\n"
+
+    assert parse_cidrs(text, "drop.txt") == ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32"]
+
+
+def test_it_names_file_and_line_of_every_error() -> None:
+    with pytest.raises(ValueError, match="drop") as refused:
+        parse_cidrs("10.0.0.0/8\n10.0.0.1/8\n\nx\n192.0.2.0/24 192.0.2.1\n", "drop.txt")
+
+    lines = str(refused.value).split("\n")
+    assert [line[: line.index(": ")] for line in lines] == ["drop.txt:2", "drop.txt:4", "drop.txt:5"]
+
+
+def test_it_counts_errors_beyond_the_first() -> None:
+    with pytest.raises(ValueError, match="and 3 more$") as refused:
+        parse_cidrs("x\n" * (MAX_ERRORS + 3), "drop.txt")
+
+    assert len(str(refused.value).split("\n")) == MAX_ERRORS + 1
+
+
+# --- sets -----------------------------------------------------------------------
+
+
+@given(st.lists(cidrs, max_size=12), st.lists(addresses, max_size=12))
+def test_it_contains_what_the_oracle_contains(listed: list[str], asked: list[Address]) -> None:
+    agrees(AddressSet(listed), set(listed), asked)
+
+
+@given(
+    st.lists(cidrs, max_size=8),
+    st.lists(st.tuples(st.lists(cidrs, max_size=3), st.lists(cidrs, max_size=3), st.booleans()), max_size=4),
+    st.lists(addresses, max_size=6),
+    st.data(),
+)
+def test_it_follows_changes_as_the_oracle_does(
+    listed: list[str],
+    changes: list[tuple[list[str], list[str], bool]],
+    asked: list[Address],
+    data: st.DataObject,
+) -> None:
+    oracle = set(listed)
+    subject = AddressSet(listed)
+    for add, remove, merge in changes:
+        present = [data.draw(st.sampled_from(sorted(oracle)))] if oracle else []
+        before, former = subject, set(oracle)
+
+        subject = subject.with_changes(add, [*remove, *present])
+        oracle = (oracle - {*remove, *present}) | set(add)
+
+        agrees(before, former, asked)
+        agrees(subject, oracle, asked)
+        if merge:
+            subject = finish(subject.merge_steps())
+            assert subject.pending == 0
+            agrees(subject, oracle, asked)
+
+
+def test_it_treats_ipv4_mapped_addresses_as_ipv4() -> None:
+    subject = AddressSet(["10.0.0.0/8", "::/0"])
+
+    assert subject.match("::ffff:10.0.0.1") == "10.0.0.0/8"
+    assert subject.contains("::ffff:10.0.0.1")
+    assert not subject.contains("::ffff:11.0.0.1")
+    assert subject.match("::ffff:11.0.0.1") is None
+    assert subject.contains("::1")
+    assert not AddressSet(["::/0"]).contains("192.0.2.1")
+
+
+def test_it_is_empty_without_prefixes() -> None:
+    subject = AddressSet()
+
+    assert len(subject) == 0
+    assert not subject.contains("0.0.0.0")
+    assert not subject.contains("::")
+    assert not subject.contains("255.255.255.255")
+
+
+def test_it_refuses_a_bad_prefix_wherever_it_comes_in() -> None:
+    with pytest.raises(ValueError, match="10.0.0.1/8"):
+        AddressSet(["10.0.0.1/8"])
+    with pytest.raises(ValueError, match="'x'"):
+        AddressSet().with_changes(["x"])
+    with pytest.raises(ValueError, match="'y'"):
+        AddressSet().with_changes([], ["y"])
+
+
+def test_it_drops_changes_that_change_nothing() -> None:
+    subject = AddressSet(["10.0.0.0/8"])
+
+    assert subject.with_changes(["10.0.0.0/8"], ["192.0.2.0/24"]).pending == 0
+    assert subject.with_changes([], ["10.0.0.0/8"]).with_changes(["10.0.0.0/8"]).pending == 0
+    assert subject.with_changes(["192.0.2.0/24"]).with_changes([], ["192.0.2.0/24"]).pending == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_agrees_with_the_oracle_about_thousands(seed: int) -> None:
+    chance = random.Random(seed)
+    listed = list(many(chance, 7000))
+    oracle = Oracle(listed)
+    subject = AddressSet(iter(listed))
+
+    assert list(subject.prefixes()) == oracle.in_order()
+    for address in near(chance, chance.sample(listed, 1500)):
+        assert subject.contains(address) == (oracle.match(address) is not None), address
+    for address in near(chance, chance.sample(listed, 100)):
+        assert subject.match(address) == oracle.match(address)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_it_agrees_with_the_oracle_about_changes_to_thousands(seed: int) -> None:
+    chance = random.Random(seed)
+    listed = list(many(chance, 5000))
+    added, removed = list(many(chance, 200)), chance.sample(listed, 300)
+    oracle = Oracle((set(listed) - set(removed)) | set(added))
+
+    changed = AddressSet(listed).with_changes(added, removed)
+    merged = finish(changed.merge_steps())
+
+    assert list(changed.prefixes()) == list(merged.prefixes()) == oracle.in_order()
+    for address in near(chance, chance.sample(listed, 300) + added + removed):
+        expected = oracle.match(address) is not None
+        assert changed.contains(address) == merged.contains(address) == expected, address
+
+
+def test_it_builds_in_many_steps_and_refuses_midway() -> None:
+    steps = list(AddressSet.build_steps(f"10.{n >> 8}.{n & 255}.0/24" for n in range(20_000)))
+    assert len(steps) > 20
+
+    bad = (f"10.{n >> 8}.{n & 255}.0/24" for n in range(70_000))
+    with pytest.raises(ValueError, match="10.256.0.0/24"):
+        finish(AddressSet.build_steps(bad))
+
+
+# --- the oracle -----------------------------------------------------------------
+
+
+def is_mapped(network: Network) -> bool:
+    """Whether the prefix is an IPv4 one in disguise: the canonical text is another."""
+    return (
+        network.version == 6
+        and network.prefixlen >= 96
+        and int(network.network_address) >> 32 == MAPPED >> 32
+    )
+
+
+def plain(address: Address) -> Address:
+    return (address.version == 6 and address.ipv4_mapped) or address
+
+
+def slow_match(listed: Iterable[str], address: Address) -> str | None:
+    networks = [ipaddress.ip_network(cidr) for cidr in listed]
+    covering = [network for network in networks if plain(address) in network]
+    return str(max(covering, key=lambda network: network.prefixlen)) if covering else None
+
+
+def agrees(subject: AddressSet, listed: set[str], asked: Iterable[Address]) -> None:
+    """Ask about `asked`, and about the first and last address of every prefix and their neighbours."""
+    probes = set(map(str, asked))
+    for network in map(ipaddress.ip_network, listed):
+        for number in (int(network.network_address), int(network.broadcast_address)):
+            for near_by in (number - 1, number, number + 1):
+                if 0 <= near_by < 1 << network.max_prefixlen:
+                    kind = ipaddress.IPv4Address if network.version == 4 else ipaddress.IPv6Address
+                    probes.add(str(kind(near_by)))
+    for text in probes:
+        expected = slow_match(listed, ipaddress.ip_address(text))
+        assert subject.match(text) == expected, text
+        assert subject.contains(text) == (expected is not None), text
+    assert set(subject.prefixes()) == listed
+    assert len(subject) == len(listed)
+
+
+class Oracle:
+    """Sets too large for `slow_match`: a dictionary of prefixes, tried from the longest."""
+
+    def __init__(self, listed: Iterable[str]) -> None:
+        self._networks = {
+            (network.version, int(network.network_address), network.prefixlen): str(network)
+            for network in map(ipaddress.ip_network, listed)
+        }
+
+    def in_order(self) -> list[str]:
+        return [self._networks[key] for key in sorted(self._networks)]
+
+    def match(self, text: str) -> str | None:
+        address = plain(ipaddress.ip_address(text))
+        width = address.max_prefixlen
+        for length in range(width, -1, -1):
+            key = (address.version, int(address) >> width - length << width - length, length)
+            if key in self._networks:
+                return self._networks[key]
+        return None
+
+
+def many(chance: random.Random, count: int) -> Iterator[str]:
+    """Prefixes in clusters and scattered, long and short, some twice."""
+    dense = chance.getrandbits(32) >> 12 << 12
+    for _ in range(count):
+        shape = chance.randrange(10)
+        if shape < 3:
+            yield network_v4(chance.getrandbits(32), chance.choice((8, 16, 24, 28, 32, 32, 32)))
+        elif shape < 5:
+            yield network_v4(dense | chance.getrandbits(12), chance.choice((29, 31, 32, 32)))
+        elif shape < 7:
+            yield network_v6(
+                0x20010DB8 << 96 | chance.getrandbits(96), chance.choice((40, 48, 56, 64, 64, 128))
+            )
+        elif shape < 8:
+            yield network_v6(0x20010DB8 << 96 | chance.getrandbits(6) << 60, chance.choice((64, 66, 68, 128)))
+        elif shape < 9:
+            yield network_v6(0x20010DB8 << 96 | chance.getrandbits(12), chance.choice((120, 127, 128)))
+        else:
+            yield network_v6(0x2 << 124 | chance.getrandbits(124), chance.choice((20, 32, 48, 64)))
+
+
+def near(chance: random.Random, listed: Iterable[str]) -> Iterator[str]:
+    """Addresses in, at the edges of and just beside each prefix."""
+    for network in map(ipaddress.ip_network, listed):
+        kind = ipaddress.IPv4Address if network.version == 4 else ipaddress.IPv6Address
+        first, last = int(network.network_address), int(network.broadcast_address)
+        for number in (first - 1, first, chance.randint(first, last), last, last + 1):
+            if 0 <= number < 1 << network.max_prefixlen:
+                yield str(kind(number))
