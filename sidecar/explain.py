@@ -130,7 +130,7 @@ def _verdict(bound: Bound, attack: bool, grants: list[Grant]) -> Verdict:
         return Verdict(
             bound.reason,
             quotas=quotas,
-            policy_header=bound.policy_header,
+            policy_header=bound.terms.policy_header,
             shadow=(*bound.shadow, *shadow),
             key_id=bound.key_id,
         )
@@ -140,7 +140,7 @@ def _verdict(bound: Bound, attack: bool, grants: list[Grant]) -> Verdict:
         Reason.RATE_LIMITED,
         retry_after_s=None if NEVER in waits else ceil(max(waits) / 1000),
         quotas=quotas,
-        policy_header=bound.policy_header,
+        policy_header=bound.terms.policy_header,
         rule=names[0],
         violated=names,
         shadow=bound.shadow,

@@ -39,6 +39,8 @@ SWEEP_S: Final = 0.25
 PROBE_S: Final = 0.1
 PROBE_MOST_S: Final = 1.0
 TURN_S: Final = 0.001
+FAREWELL_S: Final = 1.0
+"""How long a stop waits for the store to take back what is in hand."""
 
 
 class Lane(Protocol):
@@ -153,31 +155,38 @@ class Gate:
         self._tasks.append(asyncio.create_task(self._sweep()))
         await self._probe_once()
         if self._open:
+            self._watch.store_up(False)
             self._probing = asyncio.create_task(self._probe())
 
     async def stop(self) -> None:
-        """Give back what is in hand and close. Nothing may be checked afterwards."""
+        """Give back what is in hand, answer who still waits, and close. Nothing may be checked afterwards."""
+        self._ledger.release_all()
+        for wake in self._wakes:
+            wake.set()
+        until_s = self._loop.time() + FAREWELL_S
+        while not self._open and self._busy() and self._loop.time() < until_s:
+            await asyncio.sleep(0.005)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._open = True
+        self._answer_alone(self._waiting)
         tasks = [*self._tasks, *([self._probing] if self._probing else [])]
-        if not self._open:
-            self._ledger.release_all()
-            for wake in self._wakes:
-                wake.set()
-            loop = asyncio.get_running_loop()
-            until = loop.time() + 1.0
-            while any(self._ledger.has_work(shard) for shard in range(len(self._lanes))):
-                if self._open or loop.time() > until:
-                    break
-                await asyncio.sleep(0.005)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for lane in self._lanes:
             await lane.close()
 
+    def _busy(self) -> bool:
+        """Whether a batch is under way or waits to be sent."""
+        under_way = any(sent_ms != FOREVER for sent_ms in self._sent_ms)
+        return under_way or any(self._ledger.has_work(shard) for shard in range(len(self._lanes)))
+
     def _want(self, pending: Pending, now_ms: float) -> None:
+        want, wakes = self._ledger.want, self._wakes
         for counter, cost in lacking(pending.bound, now_ms):
-            self._ledger.want(counter, cost, pending)
-            self._wakes[counter.shard].set()
+            want(counter, cost, pending)
+            wakes[counter.shard].set()
 
     async def _run(self, shard: int) -> None:
         """The lane: one batch after the other, as long as there is something to ask."""

@@ -39,26 +39,32 @@ def judge(bound: Bound, attack: bool, now_ms: float, source: Source) -> Verdict 
             if now_ms < counter.closed_until_ms and cost >= counter.closed_cost:
                 return _refuse(bound, now_ms, source)
             lacks = True
-    for counter, cost in bound.shadow_charges:
-        if not enough(counter, cost, now_ms) and not closed(counter, cost, now_ms):
-            lacks = True
+    shadow = bound.shadow
+    if bound.shadow_charges:
+        for counter, cost in bound.shadow_charges:
+            if not enough(counter, cost, now_ms) and not closed(counter, cost, now_ms):
+                lacks = True
+        if not lacks:
+            shadow = _charge_shadows(bound, now_ms)
     if lacks:
         return None
+    left: list[int] = []
     for counter, cost in charges:
-        counter.in_hand -= cost
-    shadow = bound.shadow
-    for counter, cost in bound.shadow_charges:
-        if enough(counter, cost, now_ms):
-            counter.in_hand -= cost
-        else:
-            shadow = (*shadow, counter.limit.name)
-    return Verdict(
+        counter.in_hand = hand = counter.in_hand - cost
+        wait_ms = counter.grows_at_ms - now_ms
+        left.append(counter.room + hand)
+        left.append(ceil(wait_ms / 1000) if wait_ms > 0 else 0)
+    numbers = tuple(left)
+    terms = bound.terms
+    return Verdict.of_limits(
         bound.reason,
-        source=source,
-        quotas=quotas(charges, now_ms),
-        policy_header=bound.policy_header,
-        shadow=shadow,
-        key_id=bound.key_id,
+        source,
+        terms.limits,
+        numbers,
+        terms.policy_header,
+        terms.ratelimit % numbers,
+        shadow,
+        bound.key_id,
     )
 
 
@@ -109,7 +115,7 @@ def judge_alone(bound: Bound, now_ms: float, local: LocalTake) -> Verdict:
             source=Source.OUTAGE,
             retry_after_s=None if NEVER in waits else max(1, ceil(max(waits) / 1000)),
             quotas=_quotas_alone(bound, now_ms, answered),
-            policy_header=bound.policy_header,
+            policy_header=bound.terms.policy_header,
             rule=refused[0].limit.name,
             violated=tuple(counter.limit.name for counter in refused),
             shadow=bound.shadow,
@@ -124,7 +130,7 @@ def judge_alone(bound: Bound, now_ms: float, local: LocalTake) -> Verdict:
         bound.reason,
         source=Source.OUTAGE,
         quotas=_quotas_alone(bound, now_ms, answered),
-        policy_header=bound.policy_header,
+        policy_header=bound.terms.policy_header,
         shadow=bound.shadow,
         key_id=bound.key_id,
     )
@@ -140,6 +146,17 @@ def quotas(charges: Sequence[tuple[Counter, int]], now_ms: float) -> tuple[Quota
     )
 
 
+def _charge_shadows(bound: Bound, now_ms: float) -> tuple[str, ...]:
+    """Spend what shadow limits have in hand; the names of all shadow rules that would have refused."""
+    shadow = bound.shadow
+    for counter, cost in bound.shadow_charges:
+        if enough(counter, cost, now_ms):
+            counter.in_hand -= cost
+        else:
+            shadow = (*shadow, counter.limit.name)
+    return shadow
+
+
 def _refuse(bound: Bound, now_ms: float, source: Source) -> Verdict:
     """Refused by every limit that is known to be closed; wait for the last of them."""
     violated: list[str] = []
@@ -153,7 +170,7 @@ def _refuse(bound: Bound, now_ms: float, source: Source) -> Verdict:
         source=source,
         retry_after_s=None if retry_at_ms == FOREVER else max(1, _seconds(retry_at_ms - now_ms)),
         quotas=quotas(bound.charges, now_ms),
-        policy_header=bound.policy_header,
+        policy_header=bound.terms.policy_header,
         rule=violated[0],
         violated=tuple(violated),
         shadow=bound.shadow,

@@ -24,11 +24,11 @@ receives or waits: the gate moves `collect`'s asks to a store and its answers to
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from sidecar.core.model import Limit
+from sidecar.core.recent import Recent
 from sidecar.core.window import NEVER, Ask
 
 FOREVER: Final = float("inf")
@@ -47,61 +47,46 @@ class Waiter(Protocol):
     missing: int
 
 
+_NOBODY: Final[list[Waiter]] = []
+"""Shared by all counters that nobody waits for; never added to."""
+
+
 class Counter:
     """One limit for one subject, as this process knows it.
 
-    in_hand          permits that may be spent until `lapse_ms`
-    closed_until_ms  costs of `closed_cost` or more are refused until then
-    retry_at_ms      when the store said that `closed_cost` permits could be granted
+    in_hand            permits that may be spent until `lapse_ms`
+    closed_until_ms    costs of `closed_cost` or more are refused until then
+    retry_at_ms        when the store said that `closed_cost` permits could be granted
     room, grows_at_ms  room at the store as last told, and when it grows
+    waiting, least     sum and smallest of the costs that wait for the next batch
+    granted, lease     what the last slice used, and what to ask for beyond what waits
+
+    Most counters are asked once and never seen again, so what is not yet known stays in the class:
+    making one costs four assignments instead of twenty.
     """
 
-    __slots__ = (
-        "closed_cost",
-        "closed_until_ms",
-        "granted",
-        "grows_at_ms",
-        "idle_sweeps",
-        "in_hand",
-        "key",
-        "lapse_ms",
-        "lease",
-        "least",
-        "limit",
-        "made",
-        "permits",
-        "retry_at_ms",
-        "room",
-        "seen",
-        "shard",
-        "slice_id",
-        "touched",
-        "waiters",
-        "waiting",
-    )
+    in_hand = 0
+    lapse_ms = 0.0
+    slice_id = 0
+    made = 0
+    granted = 0
+    closed_until_ms = 0.0
+    closed_cost = 1
+    retry_at_ms = 0.0
+    room = 0
+    grows_at_ms = 0.0
+    waiting = 0
+    least = 0
+    waiters: list[Waiter] = _NOBODY
+    lease = 0
+    seen = 0
+    idle_sweeps = 0
 
     def __init__(self, limit: Limit, permits: int, key: bytes, shard: int) -> None:
         self.limit = limit
         self.permits = permits
         self.key = key
         self.shard = shard
-        self.in_hand = 0
-        self.lapse_ms = 0.0
-        self.slice_id = 0
-        self.made = 0
-        self.granted = 0
-        self.closed_until_ms = 0.0
-        self.closed_cost = 1
-        self.retry_at_ms = 0.0
-        self.room = 0
-        self.grows_at_ms = 0.0
-        self.waiting = 0
-        self.least = 0
-        self.waiters: list[Waiter] = []
-        self.lease = 0
-        self.seen = 0
-        self.idle_sweeps = 0
-        self.touched = False
 
 
 class Batch:
@@ -116,42 +101,6 @@ class Batch:
         self.asks: list[tuple[bytes, Ask]] = []
         self.counters: list[Counter | None] = []
         self.waiters: list[list[Waiter]] = []
-
-
-class Table:
-    """The counters of one limit by subject, at most `most`, oldest first out (second chance)."""
-
-    __slots__ = ("_counters", "_ledger", "_most")
-
-    def __init__(self, ledger: Ledger, most: int) -> None:
-        self._ledger = ledger
-        self._most = most
-        self._counters: OrderedDict[str, Counter] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._counters)
-
-    def get(self, subject: str) -> Counter | None:
-        counter = self._counters.get(subject)
-        if counter is not None:
-            counter.touched = True
-        return counter
-
-    def add(self, subject: str, counter: Counter) -> None:
-        while len(self._counters) >= self._most:
-            self._evict()
-        self._counters[subject] = counter
-
-    def _evict(self) -> None:
-        for _ in range(8):
-            subject, counter = self._counters.popitem(last=False)
-            if not (counter.touched or counter.waiters):
-                break
-            counter.touched = False
-            self._counters[subject] = counter
-        else:
-            _, counter = self._counters.popitem(last=False)
-        self._ledger.release(counter)
 
 
 class Ledger:
@@ -173,19 +122,25 @@ class Ledger:
     def shards(self) -> int:
         return len(self._wanted)
 
-    def tables(self, limits: int) -> list[Table]:
-        """One empty table for each limit of a policy, sharing the bound."""
-        return [Table(self, max(1, self._most // max(1, limits))) for _ in range(limits)]
+    def tables(self, limits: int) -> list[Recent[str, Counter]]:
+        """One empty table of counters by subject for each limit of a policy, sharing the bound.
+
+        Who is forgotten is not lost: what it has in hand goes back by `sweep`, and the store still
+        knows whether it is closed.
+        """
+        return [Recent(self._most // max(1, limits)) for _ in range(limits)]
 
     def want(self, counter: Counter, cost: int, waiter: Waiter) -> None:
         """Let `waiter` wait until the store has answered for `counter`."""
-        if not counter.waiters:
+        if counter.waiting:
+            counter.waiting += cost
+            counter.waiters.append(waiter)
+            if cost < counter.least:
+                counter.least = cost
+        else:
             self._wanted[counter.shard].append(counter)
-            counter.least = cost
-        elif cost < counter.least:
-            counter.least = cost
-        counter.waiting += cost
-        counter.waiters.append(waiter)
+            counter.waiting = counter.least = cost
+            counter.waiters = [waiter]
         waiter.missing += 1
 
     def has_work(self, shard: int) -> bool:
@@ -225,7 +180,7 @@ class Ledger:
             waiters.append(counter.waiters)
             counter.in_hand = 0
             counter.waiting = 0
-            counter.waiters = []
+            counter.waiters = _NOBODY
         if (room := self._most_asks - len(asks)) and (returns := self._returns[shard]):
             asks += returns[:room]
             counters += [None] * min(room, len(returns))
@@ -243,18 +198,15 @@ class Ledger:
             counter.room = room
             counter.grows_at_ms = FOREVER if next_ms == NEVER else now_ms + next_ms
             if granted:
-                lapse_ms = sent_ms + slice_left_ms * DRIFT_SHARE - DRIFT_MS
-                if lapse_ms <= now_ms:
-                    self._give_back(counter, granted, slice_id, made)
-                else:
-                    if counter.in_hand:
-                        self._give_back(counter, counter.in_hand, counter.slice_id, counter.made)
-                    counter.granted = granted if slice_id != counter.slice_id else counter.granted + granted
-                    counter.in_hand = granted
-                    counter.lapse_ms = lapse_ms
-                    counter.slice_id = slice_id
-                    counter.made = made
-            if retry_ms == 0:
+                if counter.in_hand:
+                    self._give_back(counter, counter.in_hand, counter.slice_id, counter.made)
+                counter.granted = granted if slice_id != counter.slice_id else counter.granted + granted
+                counter.in_hand = granted
+                counter.lapse_ms = sent_ms + slice_left_ms * DRIFT_SHARE - DRIFT_MS
+                counter.slice_id = slice_id
+                counter.made = made
+            # Lapsed on the way, they go back with the next ask: only its answer says what is closed.
+            if retry_ms == 0 or (granted and counter.lapse_ms <= now_ms):
                 counter.closed_until_ms = 0.0
                 continue
             counter.closed_cost = ask.need
@@ -286,11 +238,14 @@ class Ledger:
             self.release(counter)
 
     def release(self, counter: Counter) -> None:
-        """Give back what a counter has in hand (end of its slice, eviction)."""
+        """Give back what a counter has in hand."""
         self._holding.pop(counter, None)
+        counter.seen = 0
+        counter.idle_sweeps = 0
         if counter.in_hand:
             self._give_back(counter, counter.in_hand, counter.slice_id, counter.made)
             counter.in_hand = 0
+            counter.closed_until_ms = 0.0
 
     def release_all(self) -> None:
         """Give back everything: a clean stop."""
@@ -303,7 +258,7 @@ class Ledger:
         for shard, wanted in enumerate(self._wanted):
             for counter in wanted:
                 waiters += counter.waiters
-                counter.waiters = []
+                counter.waiters = _NOBODY
                 counter.waiting = 0
             self._wanted[shard] = []
             self._returns[shard] = []

@@ -237,6 +237,7 @@ class Verdict:
     retry_after_s whole seconds, or None when waiting does not help
     quotas        every enforced limit that applied, in policy order
     policy_header the `RateLimit-Policy` of these limits (see `quota_headers`), b"" when none applied
+    ratelimit     their `RateLimit`, when whoever decided has written it already, else b""
     rule          name of the rule that refused, for logs and explain only, or None
     violated      names of the limits that refused (`violated-policies`)
     shadow        names of the shadow rules that would have refused
@@ -245,10 +246,13 @@ class Verdict:
     """
 
     __slots__ = (
+        "_left",
+        "_limits",
+        "_quotas",
         "key_id",
         "methods",
         "policy_header",
-        "quotas",
+        "ratelimit",
         "reason",
         "retry_after_s",
         "rule",
@@ -277,14 +281,54 @@ class Verdict:
         self.status = reason.status if status is None else status
         self.source = source
         self.retry_after_s = retry_after_s
-        self.quotas = quotas
+        self._quotas = quotas
+        self._limits: tuple[Limit, ...] = ()
+        self._left: tuple[int, ...] = ()
         self.policy_header = policy_header
+        self.ratelimit = b""
         self.rule = rule
         self.violated = violated
         self.shadow = shadow
         self.methods = methods
         self.key_id = key_id
 
+    @classmethod
+    def of_limits(
+        cls,
+        reason: Reason,
+        source: Source,
+        limits: tuple[Limit, ...],
+        left: tuple[int, ...],
+        policy_header: bytes,
+        ratelimit: bytes,
+        shadow: tuple[str, ...],
+        key_id: bytes,
+    ) -> Verdict:
+        """An allow under limits, which is most answers. `left` holds remaining and reset_s of each limit in
+        turn; they become quotas only for who asks, which spares the proxies' fronts half a microsecond."""
+        verdict = cls.__new__(cls)
+        verdict.reason = reason
+        verdict.status = 200
+        verdict.source = source
+        verdict.retry_after_s = None
+        verdict._limits = limits
+        verdict._left = left
+        verdict.policy_header = policy_header
+        verdict.ratelimit = ratelimit
+        verdict.rule = None
+        verdict.violated = ()
+        verdict.shadow = shadow
+        verdict.methods = ()
+        verdict.key_id = key_id
+        return verdict
+
     @property
     def allowed(self) -> bool:
         return self.reason.allowed
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        if self._limits:
+            left = iter(self._left)
+            return tuple([Quota(limit, next(left), next(left)) for limit in self._limits])
+        return self._quotas

@@ -16,17 +16,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes
 from zlib import crc32
 
 from sidecar.core.addresses import AddressSet, subject_of
-from sidecar.core.ledger import Counter, Ledger, Table
-from sidecar.core.model import Cost, Filter, Limit, Match, Mode, Reason, Request, Verdict
-from sidecar.core.quota_headers import policy_header
+from sidecar.core.ledger import Counter, Ledger
+from sidecar.core.model import Cost, Dimension, Filter, Limit, Match, Mode, Reason, Request, Verdict
+from sidecar.core.quota_headers import policy_header, ratelimit_format
+from sidecar.core.recent import Recent
 
-MOST_REMEMBERED: Final = 8_192
-"""Addresses and routes remembered; the memo starts anew when it is full."""
+BY_ADDRESS: Final = (Dimension("ip"),)
+
+MOST_REMEMBERED: Final = 16_384
+"""Addresses, routes and bound requests remembered, of each."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9._:/*\-]{1,128}")
 _HASHED_HEADERS: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
@@ -101,6 +104,20 @@ class Finding:
         self.methods = methods
 
 
+class Terms(NamedTuple):
+    """What the answers under one set of limits share.
+
+    `ratelimit` is the `RateLimit` header as a format of remaining and reset_s of each limit in turn.
+    """
+
+    limits: tuple[Limit, ...]
+    policy_header: bytes
+    ratelimit: bytes
+
+
+NO_TERMS: Final = Terms((), b"", b"")
+
+
 class Bound:
     """What a policy found for a request: valid while `policy` is the one in force.
 
@@ -119,11 +136,11 @@ class Bound:
         "malformed",
         "passes",
         "policy",
-        "policy_header",
         "reason",
         "refusal",
         "shadow",
         "shadow_charges",
+        "terms",
     )
 
     def __init__(self, policy: Policy) -> None:
@@ -135,8 +152,27 @@ class Bound:
         self.shadow_charges: tuple[tuple[Counter, int], ...] = ()
         self.shadow: tuple[str, ...] = ()
         self.reason = Reason.OK
-        self.policy_header = b""
+        self.terms = NO_TERMS
         self.key_id = b""
+
+
+class _LimitRule(NamedTuple):
+    """A limit that a route comes under; what is asked of it for every new client is answered already."""
+
+    limit: Limit
+    counters: Recent[str, Counter]
+    route: str
+    by_address: bool
+    enforced: bool
+    costs_one: bool
+    """It costs 1, unless the request says otherwise."""
+
+
+class _Rules(NamedTuple):
+    """The rules that a route comes under."""
+
+    filters: tuple[Filter, ...]
+    limits: tuple[_LimitRule, ...]
 
 
 class _Facts:
@@ -145,12 +181,17 @@ class _Facts:
     __slots__ = ("allowed", "denied", "exempt", "passes", "subject")
 
     def __init__(self, policy: Policy, address: str) -> None:
-        known = address != "unknown"
-        self.denied = known and policy.deny.contains(address)
-        self.allowed = known and policy.allow.contains(address)
-        self.exempt = known and policy.exempt.contains(address)
-        self.passes = known and policy.passes.contains(address)
-        self.subject = subject_of(address, policy.ipv6_prefix) if known else address
+        self.denied = self.allowed = self.exempt = self.passes = False
+        self.subject = address
+        if address == "unknown":
+            return
+        if policy.lists:
+            self.denied = policy.deny.contains(address)
+            self.allowed = policy.allow.contains(address)
+            self.exempt = policy.exempt.contains(address)
+            self.passes = policy.passes.contains(address)
+        if ":" in address:
+            self.subject = subject_of(address, policy.ipv6_prefix)
 
 
 class Policy:
@@ -175,6 +216,7 @@ class Policy:
         hashed_headers: Sequence[bytes] = (),
     ) -> None:
         self.deny, self.allow, self.exempt, self.passes = deny, allow, exempt, passes
+        self.lists = any(map(len, (deny, allow, exempt, passes)))
         self.ipv6_prefix = ipv6_prefix
         self.limits = tuple(limits)
         self.filters = tuple(filters)
@@ -186,47 +228,67 @@ class Policy:
         self._prefix = prefix
         self._hash_key = hash_key
         self._hashed_headers = _HASHED_HEADERS.union(hashed_headers)
-        self._limit_rules = [
-            (limit, _Matcher(limit.match), table)
-            for limit, table in zip(self.limits, ledger.tables(len(self.limits)), strict=True)
+        self._limits = [
+            (limit, _Matcher(limit.match), counters)
+            for limit, counters in zip(self.limits, ledger.tables(len(self.limits)), strict=True)
         ]
-        self._filter_rules = [(rule, _Matcher(rule.match)) for rule in self.filters]
-        self._facts: dict[str, _Facts] = {}
-        self._routes: dict[
-            tuple[str, str, str], tuple[tuple[Filter, ...], tuple[tuple[Limit, str, Table], ...]]
-        ] = {}
-        self._policy_headers: dict[tuple[str, ...], bytes] = {}
+        self._filters = [(rule, _Matcher(rule.match)) for rule in self.filters]
+        self._read_headers = tuple(
+            {limit.cost.header for limit in self.limits if limit.cost.header}
+            | {header for limit in self.limits for _, header in limit.per if header}
+        )
+        self._judges_content = any(
+            rule.content_types or rule.max_body is not None or rule.tls_min for rule in self.filters
+        )
+        self._facts = Recent[str, _Facts](MOST_REMEMBERED)
+        self._rules = Recent[tuple[str, str, str], _Rules](MOST_REMEMBERED)
+        self._bounds = Recent[tuple[object, ...], Bound](MOST_REMEMBERED)
+        self._terms: dict[tuple[str, ...], Terms] = {}
 
     def counters(self) -> int:
         """How many counters this process knows now."""
-        return sum(len(table) for _, _, table in self._limit_rules)
+        return sum(len(counters) for _, _, counters in self._limits)
 
     def bind(self, request: Request) -> Bound:
-        """Find what concerns this request, and leave it with the request for the next time."""
+        """What concerns this request; left with the request for the next time."""
+        key_id = b"" if request.key is None else self.key_id(request.key)
+        case: tuple[object, ...] = (request.address, request.method, request.host, request.path, key_id)
+        if self._judges_content:
+            case += (request.content_type, request.content_length, request.tls)
+        if self._read_headers:
+            case += tuple([request.headers.get(name) for name in self._read_headers])
+        if request.cost is not None or request.malformed is not None:
+            case += (request.cost, request.malformed)
+        bound = self._bounds.get(case)
+        if bound is None:
+            bound = self._bind(request, key_id)
+            self._bounds.add(case, bound)
+        request.bound = bound
+        return bound
+
+    def _bind(self, request: Request, key_id: bytes) -> Bound:
         bound = Bound(self)
         if request.malformed is not None:
             bound.malformed = True
             bound.refusal = Verdict(Reason.MALFORMED, rule=request.malformed)
-            request.bound = bound
             return bound
+        bound.key_id = key_id
         facts = self._facts_of(request.address)
         filters, limits = self._rules_of(request.method, request.host, request.path)
         bound.passes = facts.passes
-        findings = self._findings(request, facts, filters)
-        bound.shadow = tuple(dict.fromkeys(f.rule for f in findings if f.mode is Mode.SHADOW))
-        enforced = [finding for finding in findings if finding.mode is Mode.ENFORCE]
-        if request.key is not None:
-            bound.key_id = self.key_id(request.key)
-        if enforced:
-            first = min(enforced, key=lambda finding: finding.reason.index)
-            bound.refusal = Verdict(
-                first.reason, rule=first.rule, methods=first.methods, shadow=bound.shadow, key_id=bound.key_id
-            )
-        elif facts.exempt:
+        if findings := self._findings(request, facts, filters):
+            bound.shadow = tuple(dict.fromkeys(f.rule for f in findings if f.mode is Mode.SHADOW))
+            enforced = [finding for finding in findings if finding.mode is Mode.ENFORCE]
+            if enforced:
+                first = min(enforced, key=lambda finding: finding.reason.index)
+                bound.refusal = Verdict(
+                    first.reason, rule=first.rule, methods=first.methods, shadow=bound.shadow, key_id=key_id
+                )
+                return bound
+        if facts.exempt:
             bound.reason = Reason.EXEMPT
         else:
             self._charge(bound, request, facts.subject, limits)
-        request.bound = bound
         return bound
 
     def key_id(self, key: bytes) -> bytes:
@@ -247,37 +309,42 @@ class Policy:
             found.append(Finding(Reason.ADDRESS_DENIED, "addresses.deny", Mode.ENFORCE))
         for rule in filters:
             found += _objections(rule, request, facts.allowed)
-        if not filters and not self.default_allow:
+        if not self.default_allow and not any(rule.mode is Mode.ENFORCE for rule in filters):
             found.append(Finding(Reason.NOT_OPENED, "default", Mode.ENFORCE))
         return found
 
-    def _charge(
-        self, bound: Bound, request: Request, address: str, limits: Sequence[tuple[Limit, str, Table]]
-    ) -> None:
+    def _charge(self, bound: Bound, request: Request, address: str, limits: Sequence[_LimitRule]) -> None:
         charges: list[tuple[Counter, int]] = []
         shadow: list[tuple[Counter, int]] = []
-        for limit, route, table in limits:
-            subject = self._subject(limit, request, address, route, bound.key_id)
+        for rule in limits:
+            limit, counters, route, by_address, enforced, costs_one = rule
+            subject = address if by_address else self._subject(limit, request, address, route, bound.key_id)
             if subject is None:
                 continue
-            counter = table.get(subject)
+            counter = counters.get(subject)
             if counter is None:
                 counter = Counter(limit, limit.permits, *self.name(limit, subject))
-                table.add(subject, counter)
-            (charges if limit.mode is Mode.ENFORCE else shadow).append((counter, cost_of(limit, request)))
+                counters.add(subject, counter)
+            cost = 1 if costs_one and request.cost is None else cost_of(limit, request)
+            (charges if enforced else shadow).append((counter, cost))
         bound.charges = tuple(charges)
-        bound.shadow_charges = tuple(shadow)
-        applied = [counter.limit for counter, _ in charges]
-        names = tuple([limit.name for limit in applied])
-        header = self._policy_headers.get(names)
-        if header is None:
-            header = policy_header([(limit.name, limit.permits, limit.window_ms) for limit in applied])
-            self._policy_headers[names] = header
-        bound.policy_header = header
+        if shadow:
+            bound.shadow_charges = tuple(shadow)
+        names = tuple([counter.limit.name for counter, _ in charges])
+        terms = self._terms.get(names)
+        if terms is None:
+            applied = tuple([counter.limit for counter, _ in charges])
+            terms = self._terms[names] = Terms(
+                applied,
+                policy_header([(limit.name, limit.permits, limit.window_ms) for limit in applied]),
+                ratelimit_format([limit.name for limit in applied]),
+            )
+        bound.terms = terms
 
     def name(self, limit: Limit, subject: str) -> tuple[bytes, int]:
         """The counter's name in the store, and its shard."""
-        shard = crc32(subject.encode()) % self._ledger.shards
+        shards = self._ledger.shards
+        shard = crc32(subject.encode()) % shards if shards > 1 else 0
         name = f"{self._prefix}{{{shard}}}:{limit.name}:{limit.window_ms}/{limit.slice_ms}:{subject}"
         return name.encode(), shard
 
@@ -313,28 +380,29 @@ class Policy:
     def _facts_of(self, address: str) -> _Facts:
         facts = self._facts.get(address)
         if facts is None:
-            if len(self._facts) >= MOST_REMEMBERED:
-                self._facts.clear()
-            facts = self._facts[address] = _Facts(self, address)
+            facts = _Facts(self, address)
+            self._facts.add(address, facts)
         return facts
 
-    def _rules_of(
-        self, method: str, host: str, path: str
-    ) -> tuple[tuple[Filter, ...], tuple[tuple[Limit, str, Table], ...]]:
-        name = (method, host, path)
-        rules = self._routes.get(name)
+    def _rules_of(self, method: str, host: str, path: str) -> _Rules:
+        route = (method, host, path)
+        rules = self._rules.get(route)
         if rules is None:
-            if len(self._routes) >= MOST_REMEMBERED:
-                self._routes.clear()
-            filters = tuple(
-                rule for rule, matcher in self._filter_rules if matcher.route(method, host, path) is not None
-            )
-            limits = tuple(
-                (limit, route, table)
-                for limit, matcher, table in self._limit_rules
-                if (route := matcher.route(method, host, path)) is not None
-            )
-            rules = self._routes[name] = (filters, limits)
+            filters = [rule for rule, matcher in self._filters if matcher.route(*route) is not None]
+            limits = [
+                _LimitRule(
+                    limit,
+                    counters,
+                    name,
+                    limit.per == BY_ADDRESS,
+                    limit.mode is Mode.ENFORCE,
+                    limit.cost == Cost(),
+                )
+                for limit, matcher, counters in self._limits
+                if (name := matcher.route(*route)) is not None
+            ]
+            rules = _Rules(tuple(filters), tuple(limits))
+            self._rules.add(route, rules)
         return rules
 
 

@@ -204,12 +204,14 @@ class Runs:
 
         A sample of every run, sorted, is cut into equal parts; the records at the cuts split all
         runs in the same places, and what lies between two splitters is one block. Regular sampling
-        bounds a block by SLICE + SAMPLE * len(runs), whatever the records are.
+        bounds a block by SLICE + 2 * SAMPLE * len(runs), whatever the records are.
         """
         size = self._size
         samples: list[bytes] = []
         for number, run in enumerate(self._runs):
-            samples += [run[at : at + size] for at in range(0, len(run), SAMPLE * size)]
+            # Staggered: alike runs sampled at the same places would leave gaps as wide as the bound.
+            start = number % SAMPLE * size
+            samples += [run[at : at + size] for at in range(start, len(run), SAMPLE * size)]
             if number % SAMPLE == 0:
                 yield []
         samples.sort()
@@ -294,8 +296,7 @@ def _index_steps(edges: array[int], width: int) -> Generator[None, None, tuple[i
         low, high = edges[begin], edges[end - 1]
         shift = ((high - low) // (end - begin)).bit_length()
         first, last = low >> shift, high >> shift
-        # The cell before a row bounds the search for numbers below the row's first edge.
-        cells.append(max(begin - 1, 0))
+        cells.append(begin)  # where the search of the row's first cell begins
         groups.append((shift, first, last, len(cells) - first))
         yield from _cell_steps(edges, begin, end, shift, first, last, cells)
         begin = end

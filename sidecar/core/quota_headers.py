@@ -33,6 +33,15 @@ def policy_header(limits: Sequence[tuple[str, int, int]]) -> bytes:
     ).encode("ascii")
 
 
+def ratelimit_format(names: Sequence[str]) -> bytes:
+    """The value of `RateLimit` for these limits, as a `%` format of remaining and seconds of each in turn.
+
+    >>> ratelimit_format(["per-ip"]) % (50, 30)
+    b'"per-ip";r=50;t=30'
+    """
+    return ", ".join(f'"{name}";r=%d;t=%d' for name in names).encode("ascii")
+
+
 def ratelimit_header(quotas: Sequence[Quota]) -> bytes:
     """The value of `RateLimit`: what is left (never less than 0) and whole seconds until it grows."""
     # One or two are usual. Written out they save the list and the join: a third of the time of two.

@@ -51,12 +51,12 @@ IDENTITY: Final = b"X-Portcullis-Key: %b\r\nX-Portcullis-Tenant: \r\nX-Portculli
 def allow(verdict: Verdict, request_id: bytes, keep_alive: bool, *, legacy: bool) -> bytes:
     """200 without a body: what nginx, Envoy and the forwarding proxies all take for "go on"."""
     if keep_alive and not legacy and not verdict.shadow:
-        if verdict.quotas:
+        if verdict.policy_header:
             return _ALLOW_QUOTAS % (
                 request_id,
                 verdict.key_id,
                 verdict.policy_header,
-                ratelimit_header(verdict.quotas),
+                verdict.ratelimit or ratelimit_header(verdict.quotas),
             )
         return _ALLOW_BARE % (request_id, verdict.key_id)
     return _ALLOW_MORE % (
@@ -75,11 +75,11 @@ def close_line(keep_alive: bool) -> bytes:
 
 def quota_lines(verdict: Verdict, *, legacy: bool) -> bytes:
     """`RateLimit-Policy` and `RateLimit` (and their forerunners) of the limits that applied, or nothing."""
-    if not verdict.quotas:
+    if not verdict.policy_header:
         return b""
     lines = b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (
         verdict.policy_header,
-        ratelimit_header(verdict.quotas),
+        verdict.ratelimit or ratelimit_header(verdict.quotas),
     )
     return lines + legacy_headers(verdict.quotas) if legacy else lines
 

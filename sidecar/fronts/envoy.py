@@ -49,14 +49,16 @@ class EnvoyFront:
 
     def read(self, head: Head) -> Request:
         headers = head.headers
+        get = headers.get
         address, host, path, malformed = UNKNOWN_ADDRESS, "", "", None
         length: int | None = None
         try:
-            datum.refuse_repeated(head, self.single_valued)
+            if head.repeated:
+                datum.refuse_repeated(head, self.single_valued)
             address = self._address(headers) or UNKNOWN_ADDRESS
-            host = datum.host(headers.get(b"host"))
+            host = datum.host(get(b"host"))
             path = canonical_path(split_target(head.target[_PREFIX_LEN:])[0])
-            length = datum.length(headers.get(b"x-original-length"))
+            length = datum.length(get(b"x-original-length"))
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         return Request(
@@ -65,11 +67,11 @@ class EnvoyFront:
             host=host,
             path=path,
             headers=headers,
-            content_type=headers.get(b"content-type"),
+            content_type=get(b"content-type"),
             content_length=length,
             tls=datum.tls_version(headers),
             key=datum.credential(headers, self._credential_headers),
-            request_id=datum.request_id(headers.get(b"x-request-id")),
+            request_id=datum.request_id(get(b"x-request-id")),
             malformed=malformed,
             bodiless=head.method == b"HEAD",
         )

@@ -37,19 +37,21 @@ class ForwardFront:
 
     def read(self, head: Head) -> Request:
         headers = head.headers
+        get = headers.get
         address, method, host, path, malformed = UNKNOWN_ADDRESS, "", "", "", None
         length: int | None = None
         try:
-            datum.refuse_repeated(head, self.single_valued)
-            if forwarded := headers.get(b"x-forwarded-for"):
+            if head.repeated:
+                datum.refuse_repeated(head, self.single_valued)
+            if forwarded := get(b"x-forwarded-for"):
                 address = client_address(forwarded, self._trusted) or UNKNOWN_ADDRESS
-            method = datum.method(headers.get(b"x-forwarded-method"))
-            uri = headers.get(b"x-forwarded-uri")
+            method = datum.method(get(b"x-forwarded-method"))
+            uri = get(b"x-forwarded-uri")
             if uri is None:
                 raise Malformed("the proxy did not say the client's URI")
-            host = datum.host(headers.get(b"x-forwarded-host"))
+            host = datum.host(get(b"x-forwarded-host"))
             path = canonical_path(split_target(uri)[0])
-            length = datum.length(headers.get(b"x-original-length"))
+            length = datum.length(get(b"x-original-length"))
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         return Request(
@@ -58,11 +60,11 @@ class ForwardFront:
             host=host,
             path=path,
             headers=headers,
-            content_type=headers.get(b"content-type"),
+            content_type=get(b"content-type"),
             content_length=length,
             tls=datum.tls_version(headers),
             key=datum.credential(headers, self._credential_headers),
-            request_id=datum.request_id(headers.get(b"x-request-id")),
+            request_id=datum.request_id(get(b"x-request-id")),
             malformed=malformed,
             bodiless=head.method == b"HEAD",
         )

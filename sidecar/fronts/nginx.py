@@ -51,21 +51,23 @@ class NginxFront:
 
     def read(self, head: Head) -> Request:
         headers = head.headers
+        get = headers.get
         address, method, host, path, malformed = UNKNOWN_ADDRESS, "", "", "", None
         length: int | None = None
         try:
-            datum.refuse_repeated(head, self.single_valued)
-            if real_ip := headers.get(b"x-real-ip"):
+            if head.repeated:
+                datum.refuse_repeated(head, self.single_valued)
+            if real_ip := get(b"x-real-ip"):
                 address = canonical_address(real_ip.decode("latin-1")) or UNKNOWN_ADDRESS
-            method = datum.method(headers.get(b"x-original-method"))
+            method = datum.method(get(b"x-original-method"))
             uri, authority = _uri_and_host(
-                headers.get(b"x-original-uri"),
-                headers.get(b"x-original-url"),
-                headers.get(b"x-forwarded-host"),
+                get(b"x-original-uri"),
+                get(b"x-original-url"),
+                get(b"x-forwarded-host"),
             )
             host = datum.host(authority)
             path = canonical_path(split_target(uri)[0])
-            length = datum.length(headers.get(b"x-original-length"))
+            length = datum.length(get(b"x-original-length"))
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         return Request(
@@ -74,11 +76,11 @@ class NginxFront:
             host=host,
             path=path,
             headers=headers,
-            content_type=headers.get(b"content-type"),
+            content_type=get(b"content-type"),
             content_length=length,
             tls=datum.tls_version(headers),
             key=datum.credential(headers, self._credential_headers),
-            request_id=datum.request_id(headers.get(b"x-request-id")),
+            request_id=datum.request_id(get(b"x-request-id")),
             malformed=malformed,
             bodiless=True,
         )

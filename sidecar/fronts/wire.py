@@ -163,7 +163,7 @@ class MessageReader:
         if name in headers:
             self._repeat(name, value)
         else:
-            headers[name] = value.rstrip(b" \t")
+            headers[name] = value.rstrip()  # llhttp lets no other blanks through than HTTP's
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -228,7 +228,7 @@ class MessageReader:
         self._surplus += 1
         if self._surplus > self._limits.max_headers:
             self._abort(431, "too many headers")
-        self._headers[name] += b", " + value.rstrip(b" \t")
+        self._headers[name] += b", " + value.rstrip()
         if name != b"x-forwarded-for":
             self._repeated += (name,)
 

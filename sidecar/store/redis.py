@@ -96,7 +96,7 @@ class RedisStore:
         connection = self._connection
         try:
             async with asyncio.timeout(self._patience_s):
-                await connection.send_packed_command(pack_command(tuple(command)), check_health=False)
+                await connection.send_packed_command(pack_command(tuple[Any, ...](command)), check_health=False)
                 reply: object = await connection.read_response(disable_decoding=True, timeout=math.inf)
                 return reply
         except TimeoutError as exc:
