@@ -23,6 +23,7 @@ What is decided is `core.decide`'s business, what is held `core.ledger`'s.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
@@ -36,11 +37,13 @@ from sidecar.store import StoreUnavailable
 from sidecar.store.memory import MemoryStore
 
 SWEEP_S: Final = 0.25
-PROBE_S: Final = 0.1
+PROBE_S: Final = 0.025
 PROBE_MOST_S: Final = 1.0
 TURN_S: Final = 0.001
 FAREWELL_S: Final = 1.0
 """How long a stop waits for the store to take back what is in hand."""
+
+_log = logging.getLogger("portcullis.gate")
 
 
 class Lane(Protocol):
@@ -112,6 +115,7 @@ class Gate:
         self._sent_ms = [FOREVER] * len(lanes)
         self._tasks: list[asyncio.Task[None]] = []
         self._open = True
+        self._probe_after_s = PROBE_S
         self._probing: asyncio.Task[None] | None = None
 
     @property
@@ -201,14 +205,19 @@ class Gate:
                 try:
                     async with self._locks[shard]:
                         grants = await lane.take(batch.asks)
-                except StoreUnavailable as exc:
-                    self._trip(exc.kind, str(exc))
-                else:
                     now_ms = self._clock_ms()
                     self._watch.store_call((now_ms - sent_ms) / 1000, len(batch.asks))
+                    if not self._open:
+                        self._probe_after_s = PROBE_S
                     ledger.apply(batch, grants, sent_ms, now_ms)
                     self._again(batch, now_ms)
                     ledger.settle(batch)
+                except StoreUnavailable as exc:
+                    self._trip(exc.kind, str(exc))
+                except Exception as exc:
+                    # A lane that ended would leave everybody waiting until the deadline, for ever.
+                    _log.exception("a batch failed")
+                    self._trip("other", repr(exc))
                 finally:
                     self._sent_ms[shard] = FOREVER
 
@@ -255,10 +264,13 @@ class Gate:
     def _trip(self, kind: str, message: str) -> None:
         """Open the breaker: nobody waits for the store until a probe is answered."""
         self._watch.store_error(kind, message)
+        self._ledger.abandon()
         if not self._open:
             self._open = True
             self._watch.store_up(False)
-        self._ledger.abandon()
+            # What is in hand was granted under the store's window, what follows under the local one:
+            # spending both would exceed twice the permits.
+            self._ledger.release_all()
         waiting, self._waiting = self._waiting, deque()
         self._answer_alone(waiting)
         if self._probing is None or self._probing.done():
@@ -272,11 +284,14 @@ class Gate:
                 pending.waiter.answer(judge_alone(pending.bound, now_ms, self._take_local))
 
     async def _probe(self) -> None:
-        """Ask the store for a sign of life until it gives one within the deadline."""
-        delay_s = PROBE_S / 4
+        """Ask the store for a sign of life until it gives one within the deadline.
+
+        The pause doubles until a batch is answered: a store that lives and yet refuses batches
+        (a read-only copy, one without memory) is tried about once a second.
+        """
         while self._open:
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, PROBE_MOST_S)
+            await asyncio.sleep(self._probe_after_s)
+            self._probe_after_s = min(2 * self._probe_after_s, PROBE_MOST_S)
             await self._probe_once()
 
     async def _probe_once(self) -> None:
@@ -288,6 +303,10 @@ class Gate:
                     await lane.ping()
                 except StoreUnavailable as exc:
                     self._watch.store_error(exc.kind, str(exc))
+                    return
+                except Exception as exc:  # as in `_run`: nobody else would ever ask again
+                    _log.exception("a probe failed")
+                    self._watch.store_error("other", repr(exc))
                     return
                 if self._clock_ms() - sent_ms > self._deadline_ms:
                     return
@@ -315,4 +334,3 @@ class Gate:
         share = counter.permits // replicas + (1 if self.rank < counter.permits % replicas else 0)
         ask = Ask(share, limit.window_ms, limit.slice_ms, want, need, block_ms=limit.block_ms)
         return self._local.take_one(counter.key, ask)
-

@@ -1,26 +1,72 @@
-"""Sockets for the check plane: opened before anything else runs, so that a bad address is an early error."""
+"""Sockets for the check plane: opened before anything else runs, so that a bad address is an early error.
+
+Errors are OSError with the remedy in `strerror`. Nothing here accepts a connection.
+"""
 
 from __future__ import annotations
 
 import errno
+import grp
 import os
-import shutil
 import socket
+from collections.abc import Iterable
 from typing import Final
 
 from sidecar.document.notations import Endpoint, TcpEndpoint, UnixEndpoint
 
 BACKLOG: Final = 4_096
 
+TAKEN: Final = "somebody listens there already; end that, or choose another"
 
-def open_check(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
-    """A listening socket; with `shared` other sockets may take the same port (SO_REUSEPORT).
 
+def open_check(endpoint: Endpoint) -> socket.socket:
+    """A listening socket of one process. Raises OSError, `EADDRINUSE` if somebody listens there."""
+    if isinstance(endpoint, TcpEndpoint):
+        return _tcp(endpoint, shared=False)
+    return _unix(endpoint)
+
+
+def open_shared(endpoint: Endpoint, processes: int) -> list[socket.socket]:
+    """A listening socket for each of several processes.
+
+    A TCP port gets a socket per process (SO_REUSEPORT): the kernel spreads connections over them, and
+    what waits at one goes to whoever accepts from it next. A unix socket is one, and all accept from it.
     Raises OSError, `EADDRINUSE` if somebody listens there.
     """
+    if isinstance(endpoint, UnixEndpoint):
+        return [_unix(endpoint)] * processes
+    if endpoint.port:
+        # The kernel would let us share the port with another gate of the same user: half of the
+        # requests would be decided by the wrong rules. A socket that does not share finds out.
+        _tcp(endpoint, shared=False).close()
+    first = _tcp(endpoint, shared=True)
+    chosen = TcpEndpoint(endpoint.host, first.getsockname()[1])
+    listeners = [first]
+    try:
+        for _ in range(processes - 1):
+            listeners.append(_tcp(chosen, shared=True))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def endpoint_of(endpoint: Endpoint, listener: socket.socket) -> Endpoint:
+    """The endpoint with the port that was really taken."""
     if isinstance(endpoint, TcpEndpoint):
-        return _tcp(endpoint, shared=shared)
-    return _unix(endpoint)
+        return TcpEndpoint(endpoint.host, listener.getsockname()[1])
+    return endpoint
+
+
+def close_check(endpoints: Iterable[Endpoint], listeners: Iterable[socket.socket]) -> None:
+    """Close listeners; remove the unix sockets that are among the endpoints, unless another gate's are there."""
+    ours = {listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX}
+    for listener in listeners:
+        listener.close()
+    for endpoint in endpoints:
+        if isinstance(endpoint, UnixEndpoint) and str(endpoint.path) in ours:
+            endpoint.path.unlink(missing_ok=True)
 
 
 def _tcp(endpoint: TcpEndpoint, *, shared: bool) -> socket.socket:
@@ -35,8 +81,10 @@ def _tcp(endpoint: TcpEndpoint, *, shared: bool) -> socket.socket:
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
-    except BaseException:
+    except OSError as exc:
         listener.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise OSError(errno.EADDRINUSE, TAKEN) from exc
         raise
     return listener
 
@@ -44,28 +92,49 @@ def _tcp(endpoint: TcpEndpoint, *, shared: bool) -> socket.socket:
 def _unix(endpoint: UnixEndpoint) -> socket.socket:
     """A bound socket that never was more open than the endpoint says; a dead one's is replaced."""
     path = str(endpoint.path)
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            pass
-        except ConnectionRefusedError:
-            if endpoint.path.is_socket():
-                endpoint.path.unlink()
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+    group_id = -1 if endpoint.group is None else _group_id(endpoint.group)
+    _make_way(endpoint)
     listener = socket.socket(socket.AF_UNIX)
-    mask = os.umask(0o777)
     try:
-        listener.bind(path)
-        if endpoint.group is not None:
-            shutil.chown(path, group=endpoint.group)
-        endpoint.path.chmod(endpoint.mode)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
+        mask = os.umask(0o777)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(mask)
+        try:
+            os.chown(path, -1, group_id)
+            endpoint.path.chmod(endpoint.mode)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+        except BaseException:
+            endpoint.path.unlink()
+            raise
     except BaseException:
         listener.close()
         raise
-    finally:
-        os.umask(mask)
     return listener
+
+
+def _make_way(endpoint: UnixEndpoint) -> None:
+    """Remove the socket of a gate that was killed; refuse to remove anything else."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # one whose backlog is full would keep us waiting
+        try:
+            probe.connect(str(endpoint.path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError as exc:
+            if not endpoint.path.is_socket():
+                raise OSError(errno.EEXIST, "something that is no socket is there; move it away") from exc
+            endpoint.path.unlink()
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, TAKEN)
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise OSError(errno.EINVAL, f'there is no group "{name}"; make it, or name another') from None

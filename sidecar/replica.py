@@ -7,11 +7,12 @@ end it and who scrapes it is not its business.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
-from collections.abc import Sequence
-from typing import Final, Literal, cast
+from collections.abc import Callable, Generator, Sequence
+from typing import Final, Literal, NamedTuple, cast
 
 from sidecar.config import Config
 from sidecar.control.feed import Feed, Follows, LastKnown
@@ -20,7 +21,7 @@ from sidecar.core.ledger import Ledger
 from sidecar.core.model import Mode, Request, Verdict
 from sidecar.core.policy import Policy
 from sidecar.decision_log import DecisionLog, Event
-from sidecar.document.notations import UnixEndpoint
+from sidecar.document.notations import Endpoint
 from sidecar.fronts import Front
 from sidecar.fronts.api import ApiFront
 from sidecar.fronts.envoy import EnvoyFront
@@ -31,7 +32,7 @@ from sidecar.fronts.nginx import NginxFront
 from sidecar.fronts.plane import CheckPlane
 from sidecar.fronts.wire import WireLimits
 from sidecar.gate import Gate
-from sidecar.listeners import open_check
+from sidecar.listeners import BACKLOG, close_check, endpoint_of, open_check
 from sidecar.metrics import Gauge, Layout, Metrics
 from sidecar.store.redis import RedisStore
 
@@ -42,13 +43,32 @@ PATIENCE_S: Final = 1.0
 """After this long without an answer the connection to the store is given up."""
 
 
-def clock_ms() -> float:
+def clock_ms(_gettime: Callable[[int], float] = time.clock_gettime, _clock: int = time.CLOCK_BOOTTIME) -> float:
     """Milliseconds of the clock that also runs while the machine is suspended."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
+    return _gettime(_clock) * 1000.0
+
+
+class Lists(NamedTuple):
+    """The configuration's address lists, built: what takes long when they are long."""
+
+    deny: AddressSet
+    allow: AddressSet
+    exempt: AddressSet
+    passes: AddressSet
+
+
+class Prepared(NamedTuple):
+    """Another configuration, ready to be switched to."""
+
+    config: Config
+    layout: Layout
+    lists: Lists
+    fronts: list[Front]
+    heads: HeadTable
 
 
 class Replica:
-    """Built from one configuration; `adopt` switches to another."""
+    """Built from one configuration; `prepare` and `adopt` switch to another."""
 
     def __init__(
         self,
@@ -61,6 +81,7 @@ class Replica:
     ) -> None:
         store = config.store
         self._config = config
+        self._lists = Lists(*map(AddressSet, _networks_of(config)))
         self._own_hash_key = hash_key is not None
         self._hash_key = hash_key or os.urandom(32)
         self._metrics = metrics
@@ -76,7 +97,7 @@ class Replica:
 
         patience_s = max(PATIENCE_S, 10 * store.deadline_ms / 1000)
         self.gate = Gate(
-            policy=self._policy(config),
+            policy=self._policy(),
             ledger=self._ledger,
             lanes=[connect(patience_s) for _ in range(store.shards)],
             clock_ms=clock_ms,
@@ -115,8 +136,11 @@ class Replica:
         self.plane.start(loop)
         await self._feed.once()
         await self.gate.start()
+        _tame_collector()
         self._tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._keep_house())]
-        self._servers = [await loop.create_server(self.connect, sock=listener) for listener in sockets]
+        self._servers = [
+            await loop.create_server(self.connect, sock=listener, backlog=BACKLOG) for listener in sockets
+        ]
 
     async def stop(self, grace_s: float) -> None:
         """Answer what is under way, give permits back, sign off.
@@ -142,15 +166,24 @@ class Replica:
         await self._feed.sign_off()
         self.keep_books()
 
-    def adopt(self, config: Config, layout: Layout) -> None:
+    async def prepare(self, config: Config, layout: Layout) -> Prepared:
+        """Do what takes long before a switch, while requests are answered as before."""
+        known = dict(zip(_networks_of(self._config), self._lists, strict=True))
+        lists = [
+            known[networks] if networks in known else await _in_steps(AddressSet.build_steps(networks))
+            for networks in _networks_of(config)
+        ]
+        heads = HeadTable(credential_headers=config.credentials.headers)
+        return Prepared(config, layout, Lists(*lists), fronts_of(config), heads)
+
+    def adopt(self, prepared: Prepared) -> None:
         """Decide by another configuration from the next request on."""
-        fronts, heads = fronts_of(config), HeadTable(credential_headers=config.credentials.headers)
-        policy = self._policy(config)
-        self._metrics.adopt(layout)
-        self._config = config
+        self._config, self._lists = prepared.config, prepared.lists
+        policy = self._policy()
+        self._metrics.adopt(prepared.layout)
         self.gate.policy = policy
-        self.plane.use(fronts=fronts, heads=heads)
-        self._log.set_rate(config.refusals_per_s)
+        self.plane.use(fronts=prepared.fronts, heads=prepared.heads)
+        self._log.set_rate(refusals_per_s_of(prepared.config))
 
     def keep_books(self) -> None:
         """Bring the gauges up to date."""
@@ -197,7 +230,7 @@ class Replica:
             hash_key = bytes.fromhex(follows.hash_key.decode("ascii", "replace"))
             if hash_key != self._hash_key:
                 self._hash_key = hash_key
-                self.gate.policy = self._policy(self._config)
+                self.gate.policy = self._policy()
         if follows.attack is not None and follows.attack != self.gate.attack:
             self.gate.attack = follows.attack
             self._log.event(Event.ATTACK_MODE, on=follows.attack)
@@ -207,21 +240,21 @@ class Replica:
             except OSError as exc:
                 self._log.event(Event.WARNING, message=f"attack mode is not kept on disk: {exc}")
 
-    def _policy(self, config: Config) -> Policy:
-        return policy_of(config, ledger=self._ledger, hash_key=self._hash_key)
+    def _policy(self) -> Policy:
+        return policy_of(self._config, self._lists, ledger=self._ledger, hash_key=self._hash_key)
 
 
-def policy_of(config: Config, *, ledger: Ledger, hash_key: bytes) -> Policy:
+def policy_of(config: Config, lists: Lists, *, ledger: Ledger, hash_key: bytes) -> Policy:
     """The configuration's rules, compiled, with counters of their own in `ledger`."""
     attack = config.attack_mode
     return Policy(
         ledger=ledger,
         limits=config.limits,
         filters=config.filters,
-        deny=AddressSet(config.addresses.deny),
-        allow=AddressSet(config.addresses.allow),
-        exempt=AddressSet(config.addresses.exempt),
-        passes=AddressSet(attack.passes),
+        deny=lists.deny,
+        allow=lists.allow,
+        exempt=lists.exempt,
+        passes=lists.passes,
         attack_status=attack.status,
         attack_retry_after_s=attack.retry_after_s,
         default_allow=config.default_allow,
@@ -232,6 +265,17 @@ def policy_of(config: Config, *, ledger: Ledger, hash_key: bytes) -> Policy:
     )
 
 
+def _tame_collector() -> None:
+    """Leave what was loaded at start alone, and look for cycles rarely.
+
+    The hot path makes none; a full collection over a hundred thousand counters would stop it for tens of
+    milliseconds, and the default thresholds run one every few seconds of load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+
+
 class LocalCrew:
     """One replica, in this process."""
 
@@ -239,22 +283,30 @@ class LocalCrew:
         self, config: Config, *, store_url: str, hash_key: bytes | None, layout: Layout, log: DecisionLog
     ) -> None:
         self._endpoints = config.listen.check
+        self._listeners: list[socket.socket] = []
+        self._started = False
         self._metrics = Metrics(layout)
         self._replica = Replica(
             config, store_url=store_url, hash_key=hash_key, metrics=self._metrics, log=log
         )
 
-    async def start(self) -> None:
-        await self._replica.start([open_check(endpoint) for endpoint in self._endpoints])
+    async def start(self) -> Sequence[Endpoint]:
+        opened: list[Endpoint] = []
+        for endpoint in self._endpoints:
+            listener = open_check(endpoint)
+            self._listeners.append(listener)
+            opened.append(endpoint_of(endpoint, listener))
+        await self._replica.start(self._listeners)
+        self._started = True
+        return opened
 
     async def adopt(self, config: Config, layout: Layout) -> None:
-        self._replica.adopt(config, layout)
+        self._replica.adopt(await self._replica.prepare(config, layout))
 
     async def stop(self, grace_s: float) -> None:
-        await self._replica.stop(grace_s)
-        for endpoint in self._endpoints:
-            if isinstance(endpoint, UnixEndpoint):
-                endpoint.path.unlink(missing_ok=True)
+        if self._started:
+            await self._replica.stop(grace_s)
+        close_check(self._endpoints, self._listeners)
 
     def snapshots(self) -> list[list[int]]:
         self._replica.keep_books()
@@ -276,6 +328,27 @@ def layout_of(config: Config, before: Layout | None = None) -> Layout:
     shadows = [limit.name for limit in config.limits if limit.mode is Mode.SHADOW]
     shadows += [rule.name for rule in config.filters if rule.mode is Mode.SHADOW]
     return Layout(limits, shadows) if before is None else before.extended(limits, shadows)
+
+
+def refusals_per_s_of(config: Config) -> float:
+    """Lines for refusals that one replica of this gate may write a second: its share."""
+    return config.refusals_per_s / config.workers
+
+
+def _networks_of(config: Config) -> tuple[tuple[str, ...], ...]:
+    """The networks of each of `Lists`."""
+    addresses = config.addresses
+    return addresses.deny, addresses.allow, addresses.exempt, config.attack_mode.passes
+
+
+async def _in_steps(steps: Generator[None, None, AddressSet]) -> AddressSet:
+    """Build a list; between any two steps the loop answers requests."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as built:
+            return cast("AddressSet", built.value)
+        await asyncio.sleep(0)
 
 
 def fronts_of(config: Config) -> list[Front]:

@@ -52,29 +52,28 @@ def judge(bound: Bound, attack: bool, now_ms: float, source: Source) -> Verdict 
     for counter, cost in charges:
         counter.in_hand = hand = counter.in_hand - cost
         wait_ms = counter.grows_at_ms - now_ms
-        left.append(counter.room + hand)
-        left.append(ceil(wait_ms / 1000) if wait_ms > 0 else 0)
+        left += (counter.room + hand, ceil(wait_ms / 1000) if wait_ms > 0 else 0)
     numbers = tuple(left)
-    terms = bound.terms
-    return Verdict.of_limits(
-        bound.reason,
-        source,
-        terms.limits,
-        numbers,
-        terms.policy_header,
-        terms.ratelimit % numbers,
-        shadow,
-        bound.key_id,
+    limits, policy_header, ratelimit = bound.terms
+    verdict = Verdict.admitted(
+        bound.reason, source, limits, numbers, policy_header, ratelimit % numbers
     )
+    if shadow:
+        verdict.shadow = shadow
+    if bound.key_id:
+        verdict.key_id = bound.key_id
+    return verdict
 
 
 def lacking(bound: Bound, now_ms: float) -> list[tuple[Counter, int]]:
-    """The counters that `judge` needs permits of, with the cost; only after `judge` said None."""
-    return [
-        (counter, cost)
-        for counter, cost in (*bound.charges, *bound.shadow_charges)
-        if not enough(counter, cost, now_ms) and not closed(counter, cost, now_ms)
+    """The charges that `judge` lacks permits for; only after `judge` said None, so no limit is closed."""
+    lacks = [
+        charge for charge in bound.charges if charge[0].in_hand < charge[1] or now_ms >= charge[0].lapse_ms
     ]
+    for charge in bound.shadow_charges:
+        if not enough(*charge, now_ms) and not closed(*charge, now_ms):
+            lacks.append(charge)
+    return lacks
 
 
 def judge_alone(bound: Bound, now_ms: float, local: LocalTake) -> Verdict:

@@ -47,6 +47,9 @@ class Waiter(Protocol):
     missing: int
 
 
+_ask: Final = tuple.__new__
+"""Makes an Ask of its nine integers in a third of the time of its own constructor (`bench` micro)."""
+
 _NOBODY: Final[list[Waiter]] = []
 """Shared by all counters that nobody waits for; never added to."""
 
@@ -149,30 +152,41 @@ class Ledger:
     def collect(self, shard: int, now_ms: float) -> Batch:
         """Everything that waits for this shard, as one batch of at most `most_asks` asks."""
         batch = Batch()
-        wanted, self._wanted[shard] = self._wanted[shard], []
-        if len(wanted) > self._most_asks:
-            self._wanted[shard] = wanted[self._most_asks :]
-            del wanted[self._most_asks :]
         asks, counters, waiters = batch.asks, batch.counters, batch.waiters
+        room = self._most_asks
+        if returns := self._returns[shard]:
+            # First, so that an ask of the same counter finds them there again.
+            asks += returns[: (room + 1) // 2]
+            self._returns[shard] = returns[len(asks) :]
+            counters += [None] * len(asks)
+            waiters += [_NOBODY] * len(asks)
+            room -= len(asks)
+        wanted, self._wanted[shard] = self._wanted[shard], []
+        if len(wanted) > room:
+            self._wanted[shard] = wanted[room:]
+            del wanted[room:]
         replicas = self.replicas
         for counter in wanted:
             limit = counter.limit
             want = counter.waiting
-            if limit.lease:
+            if limit.lease and (counter.room or counter.lapse_ms):
                 want += _lease(counter, now_ms, replicas)
             asks.append(
                 (
                     counter.key,
-                    Ask(
-                        counter.permits,
-                        limit.window_ms,
-                        limit.slice_ms,
-                        want,
-                        counter.least,
-                        counter.in_hand,
-                        counter.slice_id,
-                        counter.made,
-                        limit.block_ms,
+                    _ask(
+                        Ask,
+                        (
+                            counter.permits,
+                            limit.window_ms,
+                            limit.slice_ms,
+                            want,
+                            counter.least,
+                            counter.in_hand,
+                            counter.slice_id,
+                            counter.made,
+                            limit.block_ms,
+                        ),
                     ),
                 )
             )
@@ -181,11 +195,6 @@ class Ledger:
             counter.in_hand = 0
             counter.waiting = 0
             counter.waiters = _NOBODY
-        if (room := self._most_asks - len(asks)) and (returns := self._returns[shard]):
-            asks += returns[:room]
-            counters += [None] * min(room, len(returns))
-            waiters += [[] for _ in range(min(room, len(returns)))]
-            self._returns[shard] = returns[room:]
         return batch
 
     def apply(self, batch: Batch, grants: Iterable[GrantRow], sent_ms: float, now_ms: float) -> None:

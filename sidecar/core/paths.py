@@ -32,7 +32,7 @@ MAX_PATH: Final = 8192
 """Bytes of an encoded path, without the query: nginx's and most applications' own cap."""
 
 # Segments of unreserved characters (RFC 3986, 2.3), none empty or with a dot in front: canonical
-# as they stand. Saves seven tenths of the careful way's time on ordinary paths.
+# as they stand. Saves four fifths of the careful way's time on ordinary paths.
 _plain = re.compile(rb"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*/?").fullmatch
 
 _REFUSED_RAW: Final = re.compile(rb"[\x00-\x20\x7f\\#?]")

@@ -5,9 +5,6 @@ that does not change while the policy stands: the refusal that address lists or 
 and the counters that it has to be charged on. What changes from moment to moment (attack
 mode, permits in hand) is `decide`'s.
 
-Patterns. In a pattern `*` matches anything, `/` included; `/x/*` also matches `/x`. The first
-listed pattern that matches names the route, so that a flood of paths makes no counters.
-
 Nothing here reads files, knows the store or tells the time.
 """
 
@@ -22,7 +19,8 @@ from zlib import crc32
 
 from sidecar.core.addresses import AddressSet, subject_of
 from sidecar.core.ledger import Counter, Ledger
-from sidecar.core.model import Cost, Dimension, Filter, Limit, Match, Mode, Reason, Request, Verdict
+from sidecar.core.model import Cost, Dimension, Filter, Limit, Mode, Reason, Request, Verdict
+from sidecar.core.patterns import Matcher
 from sidecar.core.quota_headers import policy_header, ratelimit_format
 from sidecar.core.recent import Recent
 
@@ -34,62 +32,6 @@ MOST_REMEMBERED: Final = 16_384
 _PLAIN = re.compile(r"[A-Za-z0-9._:/*\-]{1,128}")
 _HASHED_HEADERS: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "CONNECT"})
-
-
-class Pattern:
-    """A `*` pattern, matched in linear time: no backtracking over text that clients choose.
-
-    >>> Pattern("/x/*").matches("/x"), Pattern("/x/*").matches("/xy"), Pattern("*.png").matches("/a/b.png")
-    (True, False, True)
-    """
-
-    __slots__ = ("_bare", "_head", "_middle", "_tail", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        pieces = text.split("*")
-        self._head = pieces[0]
-        self._tail = pieces[-1] if len(pieces) > 1 else None
-        self._middle = [piece for piece in pieces[1:-1] if piece]
-        self._bare = text[:-2] if text.endswith("/*") and len(pieces) == 2 else None
-
-    def matches(self, text: str) -> bool:
-        if self._tail is None:
-            return text == self._head
-        if text == self._bare:
-            return True
-        at, end = len(self._head), len(text) - len(self._tail)
-        if at > end or not text.startswith(self._head) or not text.endswith(self._tail):
-            return False
-        for piece in self._middle:
-            found = text.find(piece, at, end)
-            if found < 0:
-                return False
-            at = found + len(piece)
-        return True
-
-
-class _Matcher:
-    """A rule's `match`, compiled: answers the route's name, or None."""
-
-    __slots__ = ("_hosts", "_methods", "_paths")
-
-    def __init__(self, match: Match) -> None:
-        self._hosts = tuple(Pattern(host.lower()) for host in match.hosts)
-        self._methods = frozenset(match.methods)
-        self._paths = tuple(Pattern(path) for path in match.paths)
-
-    def route(self, method: str, host: str, path: str) -> str | None:
-        if self._methods and method not in self._methods:
-            return None
-        if self._hosts and not any(pattern.matches(host) for pattern in self._hosts):
-            return None
-        if not self._paths:
-            return "*"
-        for pattern in self._paths:
-            if pattern.matches(path):
-                return pattern.text
-        return None
 
 
 class Finding:
@@ -126,72 +68,55 @@ class Bound:
     passes         attack mode lets the address through
     charges        (counter, cost) of the enforced limits, in policy order
     shadow_charges the same for shadow limits
+    terms          what answers under the enforced limits share
     shadow         names of shadow filters that object
     reason         OK, or EXEMPT when the address skips limits
+
+    What does not differ from the usual stays in the class: a new client costs two assignments.
     """
 
-    __slots__ = (
-        "charges",
-        "key_id",
-        "malformed",
-        "passes",
-        "policy",
-        "reason",
-        "refusal",
-        "shadow",
-        "shadow_charges",
-        "terms",
-    )
+    refusal: Verdict | None = None
+    malformed = False
+    passes = False
+    charges: tuple[tuple[Counter, int], ...] = ()
+    shadow_charges: tuple[tuple[Counter, int], ...] = ()
+    shadow: tuple[str, ...] = ()
+    reason = Reason.OK
+    terms = NO_TERMS
+    key_id = b""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.refusal: Verdict | None = None
-        self.malformed = False
-        self.passes = False
-        self.charges: tuple[tuple[Counter, int], ...] = ()
-        self.shadow_charges: tuple[tuple[Counter, int], ...] = ()
-        self.shadow: tuple[str, ...] = ()
-        self.reason = Reason.OK
-        self.terms = NO_TERMS
-        self.key_id = b""
 
 
 class _LimitRule(NamedTuple):
-    """A limit that a route comes under; what is asked of it for every new client is answered already."""
+    """A limit that a route comes under. `usual`: every request costs 1, by its address, and it is enforced."""
 
     limit: Limit
     counters: Recent[str, Counter]
     route: str
-    by_address: bool
-    enforced: bool
-    costs_one: bool
-    """It costs 1, unless the request says otherwise."""
+    usual: bool
 
 
 class _Rules(NamedTuple):
-    """The rules that a route comes under."""
+    """The rules that a route comes under. `terms` are known when no limit depends on more than the address."""
 
     filters: tuple[Filter, ...]
     limits: tuple[_LimitRule, ...]
+    terms: Terms | None
 
 
 class _Facts:
     """What the lists say of one address."""
 
-    __slots__ = ("allowed", "denied", "exempt", "passes", "subject")
+    __slots__ = ("allowed", "denied", "exempt", "passes")
 
     def __init__(self, policy: Policy, address: str) -> None:
-        self.denied = self.allowed = self.exempt = self.passes = False
-        self.subject = address
-        if address == "unknown":
-            return
-        if policy.lists:
-            self.denied = policy.deny.contains(address)
-            self.allowed = policy.allow.contains(address)
-            self.exempt = policy.exempt.contains(address)
-            self.passes = policy.passes.contains(address)
-        if ":" in address:
-            self.subject = subject_of(address, policy.ipv6_prefix)
+        known = policy.lists and address != "unknown"
+        self.denied = known and policy.deny.contains(address)
+        self.allowed = known and policy.allow.contains(address)
+        self.exempt = known and policy.exempt.contains(address)
+        self.passes = known and policy.passes.contains(address)
 
 
 class Policy:
@@ -225,14 +150,18 @@ class Policy:
             Reason.ATTACK_MODE, status=attack_status, retry_after_s=attack_retry_after_s, rule="attack_mode"
         )
         self._ledger = ledger
-        self._prefix = prefix
+        self._names = {
+            (shard, limit.name): f"{prefix}{{{shard}}}:{limit.name}:{limit.window_ms}/{limit.slice_ms}:"
+            for shard in range(ledger.shards)
+            for limit in limits
+        }
         self._hash_key = hash_key
         self._hashed_headers = _HASHED_HEADERS.union(hashed_headers)
         self._limits = [
-            (limit, _Matcher(limit.match), counters)
+            (limit, Matcher(limit.match), counters)
             for limit, counters in zip(self.limits, ledger.tables(len(self.limits)), strict=True)
         ]
-        self._filters = [(rule, _Matcher(rule.match)) for rule in self.filters]
+        self._filters = [(rule, Matcher(rule.match)) for rule in self.filters]
         self._read_headers = tuple(
             {limit.cost.header for limit in self.limits if limit.cost.header}
             | {header for limit in self.limits for _, header in limit.per if header}
@@ -272,24 +201,37 @@ class Policy:
             bound.malformed = True
             bound.refusal = Verdict(Reason.MALFORMED, rule=request.malformed)
             return bound
-        bound.key_id = key_id
-        facts = self._facts_of(request.address)
-        filters, limits = self._rules_of(request.method, request.host, request.path)
-        bound.passes = facts.passes
-        if findings := self._findings(request, facts, filters):
-            bound.shadow = tuple(dict.fromkeys(f.rule for f in findings if f.mode is Mode.SHADOW))
-            enforced = [finding for finding in findings if finding.mode is Mode.ENFORCE]
-            if enforced:
-                first = min(enforced, key=lambda finding: finding.reason.index)
-                bound.refusal = Verdict(
-                    first.reason, rule=first.rule, methods=first.methods, shadow=bound.shadow, key_id=key_id
-                )
+        if key_id:
+            bound.key_id = key_id
+        address = request.address
+        rules = self._rules_of(request.method, request.host, request.path)
+        if self.lists or rules.filters or not self.default_allow:
+            facts = self._facts_of(address)
+            bound.passes = facts.passes
+            if (findings := self._findings(request, facts, rules.filters)) and self._object(bound, findings):
                 return bound
-        if facts.exempt:
-            bound.reason = Reason.EXEMPT
+            if facts.exempt:
+                bound.reason = Reason.EXEMPT
+                return bound
+        subject = subject_of(address, self.ipv6_prefix) if ":" in address else address
+        if rules.terms is None or request.cost is not None:
+            self._charge(bound, request, subject, rules.limits)
         else:
-            self._charge(bound, request, facts.subject, limits)
+            bound.charges = tuple([(self._counter(rule, subject), 1) for rule in rules.limits])
+            bound.terms = rules.terms
         return bound
+
+    def _object(self, bound: Bound, findings: Sequence[Finding]) -> bool:
+        """Note what shadow rules say; whether an enforced one refuses, the first in the order of reasons."""
+        bound.shadow = tuple(dict.fromkeys(f.rule for f in findings if f.mode is Mode.SHADOW))
+        enforced = [finding for finding in findings if finding.mode is Mode.ENFORCE]
+        if not enforced:
+            return False
+        first = min(enforced, key=lambda finding: finding.reason.index)
+        bound.refusal = Verdict(
+            first.reason, rule=first.rule, methods=first.methods, shadow=bound.shadow, key_id=bound.key_id
+        )
+        return True
 
     def key_id(self, key: bytes) -> bytes:
         """The public name of an opaque key: BLAKE2b-128 keyed with the fleet's hash key, in hex."""
@@ -298,8 +240,8 @@ class Policy:
     def objections(self, request: Request) -> list[Finding]:
         """Everything that lists and filters say against a request, shadow rules included."""
         facts = self._facts_of(request.address)
-        filters, _ = self._rules_of(request.method, request.host, request.path)
-        return self._findings(request, facts, filters)
+        rules = self._rules_of(request.method, request.host, request.path)
+        return self._findings(request, facts, rules.filters)
 
     def _findings(
         self, request: Request, facts: _Facts, filters: Sequence[Filter]
@@ -314,39 +256,41 @@ class Policy:
         return found
 
     def _charge(self, bound: Bound, request: Request, address: str, limits: Sequence[_LimitRule]) -> None:
+        """Find the counters of limits that may not apply, cost more than 1, or only watch."""
         charges: list[tuple[Counter, int]] = []
         shadow: list[tuple[Counter, int]] = []
         for rule in limits:
-            limit, counters, route, by_address, enforced, costs_one = rule
-            subject = address if by_address else self._subject(limit, request, address, route, bound.key_id)
-            if subject is None:
-                continue
-            counter = counters.get(subject)
-            if counter is None:
-                counter = Counter(limit, limit.permits, *self.name(limit, subject))
-                counters.add(subject, counter)
-            cost = 1 if costs_one and request.cost is None else cost_of(limit, request)
-            (charges if enforced else shadow).append((counter, cost))
+            limit = rule.limit
+            subject = self._subject(limit, request, address, rule.route, bound.key_id)
+            if subject is not None:
+                charge = (self._counter(rule, subject), cost_of(limit, request))
+                (charges if limit.mode is Mode.ENFORCE else shadow).append(charge)
         bound.charges = tuple(charges)
-        if shadow:
-            bound.shadow_charges = tuple(shadow)
-        names = tuple([counter.limit.name for counter, _ in charges])
+        bound.shadow_charges = tuple(shadow)
+        bound.terms = self._terms_of([counter.limit for counter, _ in charges])
+
+    def _counter(self, rule: _LimitRule, subject: str) -> Counter:
+        counter = rule.counters.get(subject)
+        if counter is None:
+            limit = rule.limit
+            counter = Counter(limit, limit.permits, *self.name(limit, subject))
+            rule.counters.add(subject, counter)
+        return counter
+
+    def _terms_of(self, limits: Sequence[Limit]) -> Terms:
+        names = tuple([limit.name for limit in limits])
         terms = self._terms.get(names)
         if terms is None:
-            applied = tuple([counter.limit for counter, _ in charges])
-            terms = self._terms[names] = Terms(
-                applied,
-                policy_header([(limit.name, limit.permits, limit.window_ms) for limit in applied]),
-                ratelimit_format([limit.name for limit in applied]),
-            )
-        bound.terms = terms
+            policies = [(limit.name, limit.permits, limit.window_ms) for limit in limits]
+            terms = Terms(tuple(limits), policy_header(policies), ratelimit_format(names))
+            self._terms[names] = terms
+        return terms
 
     def name(self, limit: Limit, subject: str) -> tuple[bytes, int]:
         """The counter's name in the store, and its shard."""
         shards = self._ledger.shards
         shard = crc32(subject.encode()) % shards if shards > 1 else 0
-        name = f"{self._prefix}{{{shard}}}:{limit.name}:{limit.window_ms}/{limit.slice_ms}:{subject}"
-        return name.encode(), shard
+        return f"{self._names[shard, limit.name]}{subject}".encode(), shard
 
     def _subject(
         self, limit: Limit, request: Request, address: str, route: str, key_id: bytes
@@ -390,20 +334,19 @@ class Policy:
         if rules is None:
             filters = [rule for rule, matcher in self._filters if matcher.route(*route) is not None]
             limits = [
-                _LimitRule(
-                    limit,
-                    counters,
-                    name,
-                    limit.per == BY_ADDRESS,
-                    limit.mode is Mode.ENFORCE,
-                    limit.cost == Cost(),
-                )
+                _LimitRule(limit, counters, name, _is_usual(limit))
                 for limit, matcher, counters in self._limits
                 if (name := matcher.route(*route)) is not None
             ]
-            rules = _Rules(tuple(filters), tuple(limits))
+            usual = all(rule.usual for rule in limits)
+            terms = self._terms_of([rule.limit for rule in limits]) if usual else None
+            rules = _Rules(tuple(filters), tuple(limits), terms)
             self._rules.add(route, rules)
         return rules
+
+
+def _is_usual(limit: Limit) -> bool:
+    return limit.per == BY_ADDRESS and limit.mode is Mode.ENFORCE and limit.cost == Cost()
 
 
 def cost_of(limit: Limit, request: Request) -> int:

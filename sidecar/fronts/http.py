@@ -1,8 +1,8 @@
 """The check plane's connections: HTTP/1.1 with keep-alive and pipelining on `asyncio.Protocol`.
 
-    data_received ─ at rest, and seen before ─────────> check ─> write ──> transport     most requests
-                  └ MessageReader ─> front.read ──────> check ─> write ──> transport
-                                                            └ None: a Slot waits, answers stay in order
+    data_received ─ at rest, and these bytes were seen before ─> check ─> write ──> transport
+                  └ MessageReader ─> front.read ───────────────> check ─> write ──> transport
+                                                                     └ None: a Slot waits, answers stay in order
 
 Cost: one clock reading for all that arrived together, one for each verdict; no task, future or timer for a
 request that needs no store. One sweep a second looks after all connections (`plane`): idle ones are closed, a
@@ -120,19 +120,31 @@ class CheckProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         plane = self._plane
         now_s = plane.clock()
-        if self._at_rest and (known := plane.heads.find(data)) is not None:
-            front, request = known
-            self._seen_s = now_s
-            verdict = plane.check(request, self._spare)
-            if verdict is None:
-                self._at_rest = False
-                self._wait(front, request, True, now_s)
-                return
-            request_id = request.request_id or plane.new_id()
-            self._transport.write(front.write(request, verdict, request_id, True))
-            plane.observe(front.index, request, verdict, request_id, plane.clock() - now_s)
+        if not self._at_rest or len(data) > PIECE:
+            self._receive(data, now_s)
             return
-        self._receive(data, now_s)
+        known = plane.heads.find(data)
+        if known is None:
+            self._reader.feed(data)
+            known = self._lone_question(data)
+            if known is None:
+                self._at_rest = False
+                self._digest(now_s)
+                self._flush()
+                if self._reads_on():
+                    self._settle()
+                return
+        # From here on as short as can be: this is what most requests cost.
+        front, request = known
+        self._seen_s = now_s
+        verdict = plane.check(request, self._spare)
+        if verdict is None:
+            self._at_rest = False
+            self._wait(front, request, True, now_s)
+            return
+        request_id = request.request_id or plane.new_id()
+        self._transport.write(front.write(request, verdict, request_id, True))
+        plane.observe(front.index, request, verdict, request_id, plane.clock() - now_s)
 
     def eof_received(self) -> bool:
         """The client sends no more. Keep the connection while answers are owed to it."""
@@ -197,34 +209,51 @@ class CheckProtocol(asyncio.Protocol):
 
     # --- requests in ---
 
+    def _lone_question(self, data: bytes) -> tuple[Front, Request] | None:
+        """What was just read, if it was exactly one question, to be followed by others; else it stays to be read."""
+        reader = self._reader
+        heads = reader.messages
+        if len(heads) != 1 or reader.mid or reader.refusal is not None:
+            return None
+        head = heads[0]
+        front = self._plane.front_of(head.target)
+        if front is None or not head.keep_alive:
+            return None
+        try:
+            request = front.read(head)
+        except Unreadable:
+            return None
+        heads.clear()
+        self._plane.heads.offer(data, head, front, request)
+        return front, request
+
     def _receive(self, data: bytes, now_s: float) -> None:
+        """Read what arrived, piece by piece, as long as nothing stands against it."""
         if self._closing:
             return
         if self._held:
             self._backlog += data
             return
-        rested = self._at_rest
         self._at_rest = False
         for start in range(0, len(data), PIECE):
-            piece = data if len(data) <= PIECE else data[start : start + PIECE]
-            self._read(piece, now_s, rested and piece is data)
+            begins = not self._reader.mid
+            self._reader.feed(data[start : start + PIECE])
+            self._digest(now_s, begins=begins)
             self._flush()
             if not self._reads_on():
                 self._backlog = data[start + PIECE :]
-                break
+                return
         self._settle()
 
-    def _read(self, piece: bytes, now_s: float, rested: bool) -> None:
+    def _digest(self, now_s: float, *, begins: bool = True) -> None:
+        """Put to the gate what the reader has read, and answer what it refused."""
         reader = self._reader
-        begins = not reader.mid
-        reader.feed(piece)
         heads = reader.messages
         if heads:
             self._seen_s = now_s
             begins = True
-            alone = rested and len(heads) == 1 and not reader.mid and reader.refusal is None
             for head in heads:
-                self._ask(head, piece if alone else None, now_s)
+                self._ask(head, now_s)
                 if self._closing:
                     return  # what follows `Connection: close` is nobody's request
             heads.clear()
@@ -237,31 +266,27 @@ class CheckProtocol(asyncio.Protocol):
                 reader.continues = False
                 self._put_raw(answers.CONTINUE)
 
-    def _ask(self, head: Head, whole: bytes | None, now_s: float) -> None:
-        """Put one request to the gate. `whole` is all its bytes when they came alone, and may be remembered."""
+    def _ask(self, head: Head, now_s: float) -> None:
+        """Put one request to the gate."""
         plane = self._plane
         keep_alive = head.keep_alive and not plane.draining
+        bodiless = head.method == b"HEAD"
         front = plane.front_of(head.target)
         if front is None:
-            bodiless = head.method == b"HEAD"
-            problem = answers.plain_problem(
-                404, "not_found", "no front is here", plane.new_id(), keep_alive, bodiless=bodiless
+            self._put_raw(
+                answers.plain_problem(
+                    404, "not_found", "no front is here", plane.new_id(), keep_alive, bodiless=bodiless
+                )
             )
-            self._put_raw(problem)
         else:
             try:
                 request = front.read(head)
             except Unreadable as unreadable:
                 request, verdict = answers.unread(
-                    unreadable.status,
-                    unreadable.detail,
-                    methods=unreadable.methods,
-                    bodiless=head.method == b"HEAD",
+                    unreadable.status, unreadable.detail, methods=unreadable.methods, bodiless=bodiless
                 )
                 self._put_unread(front, request, verdict, keep_alive, now_s)
             else:
-                if whole is not None:
-                    plane.heads.offer(whole, head, front, request)
                 answer = plane.check(request, self._spare)
                 if answer is None:
                     self._wait(front, request, keep_alive, now_s)

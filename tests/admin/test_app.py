@@ -6,10 +6,12 @@ import asyncio
 import os
 import socket
 import stat
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from sidecar.admin.app import (
     MAX_CONNECTIONS,
@@ -23,6 +25,8 @@ from sidecar.admin.app import (
 from sidecar.admin.tokens import Tokens
 from sidecar.document.notations import Endpoint, TcpEndpoint, UnixEndpoint
 from tests.admin.plane import LOOPBACK, SECRET, Gate, served
+
+Run = Callable[[Coroutine[None, None, None]], None]
 
 EXPLAIN = b'{"address": "203.0.113.9"}'
 
@@ -166,7 +170,21 @@ def test_it_leaves_this_host_only_with_a_token_that_was_chosen(host: str) -> Non
         check_binding(TcpEndpoint(host, 8081), has_token=False)
 
 
-def test_it_listens_on_a_unix_socket_with_its_mode_and_leaves_nothing(directory: Path) -> None:
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+
+
+@LOOPS
+def test_it_says_which_port_it_took(run: Run) -> None:
+    async def scenario() -> None:
+        async with served(Gate().admin()) as client:
+            assert not client.base.endswith(":0")
+            assert (await client.ask("GET", "/livez")).status == 200
+
+    run(scenario())
+
+
+@LOOPS
+def test_it_listens_on_a_unix_socket_with_its_mode_and_leaves_nothing(directory: Path, run: Run) -> None:
     path = directory / "admin.sock"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
@@ -176,7 +194,7 @@ def test_it_listens_on_a_unix_socket_with_its_mode_and_leaves_nothing(directory:
             assert (await client.ask("GET", "/livez")).status == 200
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
-    asyncio.run(scenario())
+    run(scenario())
 
     assert os.listdir(directory) == []
 
@@ -195,7 +213,7 @@ def test_it_takes_no_socket_from_a_gate_that_lives(directory: Path) -> None:
 def test_a_port_that_is_taken_is_an_error() -> None:
     async def scenario() -> None:
         serving = await start(Gate().admin(), LOOPBACK, grace_s=1.0)
-        with pytest.raises(OSError, match="address"):
+        with pytest.raises(OSError, match="in use"):
             await start(Gate().admin(), serving.endpoint, grace_s=1.0)
         await serving.shutdown()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -21,42 +20,7 @@ from sidecar.core.addresses import (
     parse_cidrs,
     subject_of,
 )
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-MAPPED = 0xFFFF << 32
-
-# Few bits vary, so that prefixes lie inside, beside and on top of each other.
-numbers_v4 = st.one_of(
-    st.sampled_from([0, 1, 2**32 - 1, 2**32 - 2, 2**31, 10 << 24]),
-    st.builds(lambda high, low: 10 << 24 | high << 16 | low, st.integers(0, 3), st.integers(0, 7)),
-    st.integers(0, 2**32 - 1),
-)
-numbers_v6 = st.one_of(
-    st.sampled_from([0, 1, 2**128 - 1, 2**64, 2**64 - 1, MAPPED - 1, MAPPED + 2**32]),
-    st.builds(lambda high, low: 0x20010DB8 << 96 | high << 62 | low, st.integers(0, 15), st.integers(0, 7)),
-    st.integers(0, 2**128 - 1),
-)
-lengths_v4 = st.one_of(st.integers(0, 32), st.sampled_from([0, 1, 8, 24, 29, 30, 31, 32]))
-lengths_v6 = st.one_of(st.integers(0, 128), st.sampled_from([0, 1, 62, 63, 64, 65, 66, 125, 126, 127, 128]))
-
-
-def network_v4(number: int, length: int) -> str:
-    return str(ipaddress.IPv4Network((number >> 32 - length << 32 - length, length)))
-
-
-def network_v6(number: int, length: int) -> str:
-    return str(ipaddress.IPv6Network((number >> 128 - length << 128 - length, length)))
-
-
-cidrs = st.one_of(
-    st.builds(network_v4, numbers_v4, lengths_v4), st.builds(network_v6, numbers_v6, lengths_v6)
-).filter(lambda cidr: not is_mapped(ipaddress.ip_network(cidr)))
-addresses = st.one_of(
-    st.builds(ipaddress.IPv4Address, numbers_v4), st.builds(ipaddress.IPv6Address, numbers_v6)
-)
-
+from tests.networks import Address, addresses, cidrs, plain, slow_match
 
 # --- one text for one address ---------------------------------------------------
 
@@ -154,7 +118,6 @@ def test_it_counts_ipv4_by_address_and_ipv6_by_network(address: Address, prefix:
     canonical = str(plain(address))
     if ":" in canonical:
         expected = str(ipaddress.IPv6Network((canonical, prefix), strict=False))
-        expected = expected if "." not in expected else expected.replace("::ffff:0.0.0.0", "::ffff:0:0")
     else:
         expected = canonical
 
@@ -323,7 +286,7 @@ def test_it_names_file_and_line_of_every_error() -> None:
 
 
 def test_it_counts_errors_beyond_the_first() -> None:
-    with pytest.raises(ValueError, match="and 3 more$") as refused:
+    with pytest.raises(ValueError, match=r"and 3 more$") as refused:
         parse_cidrs("x\n" * (MAX_ERRORS + 3), "drop.txt")
 
     assert len(str(refused.value).split("\n")) == MAX_ERRORS + 1
@@ -387,7 +350,7 @@ def test_it_is_empty_without_prefixes() -> None:
 
 
 def test_it_refuses_a_bad_prefix_wherever_it_comes_in() -> None:
-    with pytest.raises(ValueError, match="10.0.0.1/8"):
+    with pytest.raises(ValueError, match=r"10\.0\.0\.1/8"):
         AddressSet(["10.0.0.1/8"])
     with pytest.raises(ValueError, match="'x'"):
         AddressSet().with_changes(["x"])
@@ -401,67 +364,6 @@ def test_it_drops_changes_that_change_nothing() -> None:
     assert subject.with_changes(["10.0.0.0/8"], ["192.0.2.0/24"]).pending == 0
     assert subject.with_changes([], ["10.0.0.0/8"]).with_changes(["10.0.0.0/8"]).pending == 0
     assert subject.with_changes(["192.0.2.0/24"]).with_changes([], ["192.0.2.0/24"]).pending == 0
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_it_agrees_with_the_oracle_about_thousands(seed: int) -> None:
-    chance = random.Random(seed)
-    listed = list(many(chance, 7000))
-    oracle = Oracle(listed)
-    subject = AddressSet(iter(listed))
-
-    assert list(subject.prefixes()) == oracle.in_order()
-    for address in near(chance, chance.sample(listed, 1500)):
-        assert subject.contains(address) == (oracle.match(address) is not None), address
-    for address in near(chance, chance.sample(listed, 100)):
-        assert subject.match(address) == oracle.match(address)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_it_agrees_with_the_oracle_about_changes_to_thousands(seed: int) -> None:
-    chance = random.Random(seed)
-    listed = list(many(chance, 5000))
-    added, removed = list(many(chance, 200)), chance.sample(listed, 300)
-    oracle = Oracle((set(listed) - set(removed)) | set(added))
-
-    changed = AddressSet(listed).with_changes(added, removed)
-    merged = finish(changed.merge_steps())
-
-    assert list(changed.prefixes()) == list(merged.prefixes()) == oracle.in_order()
-    for address in near(chance, chance.sample(listed, 300) + added + removed):
-        expected = oracle.match(address) is not None
-        assert changed.contains(address) == merged.contains(address) == expected, address
-
-
-def test_it_builds_in_many_steps_and_refuses_midway() -> None:
-    steps = list(AddressSet.build_steps(f"10.{n >> 8}.{n & 255}.0/24" for n in range(20_000)))
-    assert len(steps) > 20
-
-    bad = (f"10.{n >> 8}.{n & 255}.0/24" for n in range(70_000))
-    with pytest.raises(ValueError, match="10.256.0.0/24"):
-        finish(AddressSet.build_steps(bad))
-
-
-# --- the oracle -----------------------------------------------------------------
-
-
-def is_mapped(network: Network) -> bool:
-    """Whether the prefix is an IPv4 one in disguise: the canonical text is another."""
-    return (
-        network.version == 6
-        and network.prefixlen >= 96
-        and int(network.network_address) >> 32 == MAPPED >> 32
-    )
-
-
-def plain(address: Address) -> Address:
-    return (address.version == 6 and address.ipv4_mapped) or address
-
-
-def slow_match(listed: Iterable[str], address: Address) -> str | None:
-    networks = [ipaddress.ip_network(cidr) for cidr in listed]
-    covering = [network for network in networks if plain(address) in network]
-    return str(max(covering, key=lambda network: network.prefixlen)) if covering else None
 
 
 def agrees(subject: AddressSet, listed: set[str], asked: Iterable[Address]) -> None:
@@ -479,56 +381,3 @@ def agrees(subject: AddressSet, listed: set[str], asked: Iterable[Address]) -> N
         assert subject.contains(text) == (expected is not None), text
     assert set(subject.prefixes()) == listed
     assert len(subject) == len(listed)
-
-
-class Oracle:
-    """Sets too large for `slow_match`: a dictionary of prefixes, tried from the longest."""
-
-    def __init__(self, listed: Iterable[str]) -> None:
-        self._networks = {
-            (network.version, int(network.network_address), network.prefixlen): str(network)
-            for network in map(ipaddress.ip_network, listed)
-        }
-
-    def in_order(self) -> list[str]:
-        return [self._networks[key] for key in sorted(self._networks)]
-
-    def match(self, text: str) -> str | None:
-        address = plain(ipaddress.ip_address(text))
-        width = address.max_prefixlen
-        for length in range(width, -1, -1):
-            key = (address.version, int(address) >> width - length << width - length, length)
-            if key in self._networks:
-                return self._networks[key]
-        return None
-
-
-def many(chance: random.Random, count: int) -> Iterator[str]:
-    """Prefixes in clusters and scattered, long and short, some twice."""
-    dense = chance.getrandbits(32) >> 12 << 12
-    for _ in range(count):
-        shape = chance.randrange(10)
-        if shape < 3:
-            yield network_v4(chance.getrandbits(32), chance.choice((8, 16, 24, 28, 32, 32, 32)))
-        elif shape < 5:
-            yield network_v4(dense | chance.getrandbits(12), chance.choice((29, 31, 32, 32)))
-        elif shape < 7:
-            yield network_v6(
-                0x20010DB8 << 96 | chance.getrandbits(96), chance.choice((40, 48, 56, 64, 64, 128))
-            )
-        elif shape < 8:
-            yield network_v6(0x20010DB8 << 96 | chance.getrandbits(6) << 60, chance.choice((64, 66, 68, 128)))
-        elif shape < 9:
-            yield network_v6(0x20010DB8 << 96 | chance.getrandbits(12), chance.choice((120, 127, 128)))
-        else:
-            yield network_v6(0x2 << 124 | chance.getrandbits(124), chance.choice((20, 32, 48, 64)))
-
-
-def near(chance: random.Random, listed: Iterable[str]) -> Iterator[str]:
-    """Addresses in, at the edges of and just beside each prefix."""
-    for network in map(ipaddress.ip_network, listed):
-        kind = ipaddress.IPv4Address if network.version == 4 else ipaddress.IPv6Address
-        first, last = int(network.network_address), int(network.broadcast_address)
-        for number in (first - 1, first, chance.randint(first, last), last, last + 1):
-            if 0 <= number < 1 << network.max_prefixlen:
-                yield str(kind(number))

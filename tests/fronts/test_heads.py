@@ -145,10 +145,7 @@ def test_it_rests_when_nothing_comes_again_and_tries_again_later() -> None:
         fill(heads, name)
     assert heads.find(b"0") is None
 
-    for _ in range(9000):
-        heads.find(b"other")
-
-    assert heads.find(b"0") is not None
+    assert any(heads.find(b"0") is not None for _ in range(8193))
 
 
 def test_it_does_not_rest_while_heads_come_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -82,6 +83,21 @@ async def _awaited(scenario: Awaitable[None]) -> None:
     await scenario
 
 
+async def until(done: Callable[[], bool]) -> None:
+    """Let the loop turn until something is true; no time need pass."""
+    loop = asyncio.get_running_loop()
+    while not done():
+        turn = loop.create_future()
+        loop.call_soon(turn.set_result, None)
+        await turn
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn so many times."""
+    left = iter(range(count))
+    await until(lambda: next(left, None) is None)
+
+
 async def read_answers(reader: asyncio.StreamReader, count: int) -> bytes:
     data = b""
     while len(statuses(data)) < count or not data.endswith(b"\r\n\r\n"):
@@ -138,20 +154,16 @@ def test_it_stops_reading_from_a_client_that_never_reads() -> None:
 
     async def scenario(plane: CheckPlane, connect: Connect) -> None:
         _reader, writer = await connect()
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        cast(asyncio.Transport, writer.transport).pause_reading()
         sent = 0
-        while not writer.transport.get_write_buffer_size():
+        while writer.transport.get_write_buffer_size() < 2**20:
             writer.write(ask_nginx() * 500)
             sent += 500
-            await asyncio.sleep(0)  # a turn of the loop, no time
-            if plane.connections and sent > 400_000:
-                break
-        asked = 0
-        while asked != gate.asked:
-            asked = gate.asked
-            for _ in range(100):
-                await asyncio.sleep(0)
-        assert gate.asked < sent
+            await turns(5)
+        await turns(500)
+        asked = gate.asked
+        await turns(500)
+        assert gate.asked == asked < sent
         writer.transport.abort()
 
     serve(scenario, gate=gate)
@@ -174,8 +186,7 @@ def test_it_closes_after_a_last_answer() -> None:
         writer.write(ask_nginx(more=["Connection: close"]) + ask_nginx())
         assert statuses(await reader.read()) == [200]
         writer.close()
-        while plane.connections:
-            await asyncio.sleep(0)
+        await until(lambda: not plane.connections)
 
     serve(scenario)
 
@@ -222,10 +233,8 @@ def test_it_drains_to_nothing() -> None:
         idle_writer.write(ask_nginx())
         await read_answers(idle, 1)
         busy_writer.write(ask_nginx()[:-2])
-        while len(plane.connections) < 2:
-            await asyncio.sleep(0)
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await until(lambda: len(plane.connections) == 2)
+        await turns(10)
 
         plane.drain()
 
@@ -234,7 +243,6 @@ def test_it_drains_to_nothing() -> None:
         assert b"Connection: close" in await busy.read()
         idle_writer.close()
         busy_writer.close()
-        while plane.connections:
-            await asyncio.sleep(0)
+        await until(lambda: not plane.connections)
 
     serve(scenario)

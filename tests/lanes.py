@@ -1,0 +1,266 @@
+"""Doubles for the gate's tests: a loop whose time is an argument, a lane that answers on command, a waiter.
+
+`VirtualLoop` is asyncio's own loop but for the clock: when nothing is ready, time jumps to the next timer, so
+that a deadline of a minute passes at once and the same test always runs the same way. Unfaithful in this: work
+takes no time, and no real descriptor may be waited for.
+
+`ScriptedLane` grants as `store.memory` does, when the test says so. Unfaithful in this: a batch is carried out
+the moment its answer is released, where a real store may have carried it out before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+from sidecar.core.addresses import AddressSet
+from sidecar.core.ledger import GrantRow, Ledger
+from sidecar.core.model import Dimension, Limit, Outage, Request, Verdict
+from sidecar.core.policy import Policy
+from sidecar.core.window import Ask
+from sidecar.gate import Gate, Lane
+from sidecar.store import StoreUnavailable
+from sidecar.store.memory import MemoryStore
+
+T = TypeVar("T")
+
+DEADLINE_MS = 20
+TURN_MS = 1
+"""What the gate adds to a deadline: one turn of the loop, to read an answer that is already there."""
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Waits no time at all, and tells the loop how long it would have waited."""
+
+    def __init__(self, jump: Callable[[float], None]) -> None:
+        super().__init__()
+        self._jump = jump
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "nothing will ever happen: everybody waits for somebody"
+            self._jump(timeout)
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._now_s = 1_000.0
+        super().__init__(_JumpingSelector(self._jump))
+
+    def time(self) -> float:
+        return self._now_s
+
+    def _jump(self, timeout_s: float) -> None:
+        self._now_s += timeout_s
+
+
+def run(scenario: Coroutine[Any, Any, T]) -> T:
+    """Run a scenario in virtual time. A task that failed unseen fails the test."""
+    unseen: list[str] = []
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.get_loop().set_exception_handler(lambda _, context: unseen.append(str(context)))
+        result = runner.run(scenario)
+    assert not unseen, unseen
+    return result
+
+
+def now_ms() -> float:
+    """The running loop's virtual time."""
+    return asyncio.get_running_loop().time() * 1000
+
+
+async def passes(ms: float) -> None:
+    """Let this much virtual time go by."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    loop.call_later(ms / 1000, over.set_result, None)
+    await over
+
+
+async def turns(count: int = 5) -> None:
+    """Let everything happen that can happen now."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class ScriptedLane:
+    """A lane in front of `store`. While `held`, each batch waits for `release` or `fail`.
+
+    asked   the batches, in the order in which they came
+    silent  a ping is not answered either, but held like a batch
+    """
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.held = False
+        self.silent = False
+        self.down = ""
+        """With a text, every command fails at once with it: nobody listens there."""
+        self.latency_ms = 0.0
+        self.asked: list[list[tuple[bytes, Ask]]] = []
+        self.pings = 0
+        self.cancelled = 0
+        self.closed = False
+        self._under_way: deque[tuple[list[tuple[bytes, Ask]], asyncio.Future[None]]] = deque()
+
+    @property
+    def under_way(self) -> int:
+        return len(self._under_way)
+
+    async def take(self, asks: Sequence[tuple[bytes, Ask]]) -> Iterable[GrantRow]:
+        self.asked.append(list(asks))
+        await self._wait(list(asks), held=self.held)
+        return [tuple(self.store.take_one(key, ask)) for key, ask in asks]
+
+    async def ping(self) -> None:
+        self.pings += 1
+        await self._wait([], held=self.silent)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def release(self) -> None:
+        """Answer the oldest command under way."""
+        self._oldest().set_result(None)
+
+    def fail(self, kind: str = "connection") -> None:
+        """Let the oldest command under way fail."""
+        self._oldest().set_exception(StoreUnavailable(kind, "the test says so"))
+
+    def _oldest(self) -> asyncio.Future[None]:
+        _, future = self._under_way.popleft()
+        return future
+
+    async def _wait(self, asks: list[tuple[bytes, Ask]], *, held: bool) -> None:
+        if self.down:
+            raise StoreUnavailable("connection", self.down)
+        assert not self._under_way, "two commands at once on one connection"
+        if held:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._under_way.append((asks, future))
+            try:
+                await future
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        elif self.latency_ms:
+            await passes(self.latency_ms)
+
+
+class Client:
+    """Who waits for a verdict: remembers it and when it came."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[Verdict] = []
+        self.answered_ms = 0.0
+
+    def answer(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+        self.answered_ms = now_ms()
+
+    @property
+    def verdict(self) -> Verdict:
+        assert len(self.verdicts) == 1, f"answered {len(self.verdicts)} times"
+        return self.verdicts[0]
+
+    @property
+    def code(self) -> str:
+        return self.verdict.reason.code
+
+
+class Watcher:
+    """What the gate told of the store."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.errors: list[str] = []
+        self.up: list[bool] = []
+
+    def store_call(self, elapsed_s: float, counters: int) -> None:
+        assert elapsed_s >= 0
+        self.calls.append(counters)
+
+    def store_error(self, kind: str, message: str) -> None:
+        assert message
+        self.errors.append(kind)
+
+    def store_up(self, up: bool) -> None:
+        self.up.append(up)
+
+
+class Bench:
+    """A gate on `shards` scripted lanes that share one memory store. Made inside a running loop."""
+
+    def __init__(
+        self, *limits: Limit, shards: int = 1, deadline_ms: int = DEADLINE_MS, most_asks: int = 1_000
+    ) -> None:
+        self.watch = Watcher()
+        self.store = MemoryStore(clock_ms=lambda: int(now_ms()))
+        self.lanes = [ScriptedLane(self.store) for _ in range(shards)]
+        self.ledger = Ledger(shards=shards, most_asks=most_asks)
+        lanes: list[Lane] = list(self.lanes)
+        self.gate = Gate(
+            policy=self.policy(*limits),
+            ledger=self.ledger,
+            lanes=lanes,
+            clock_ms=now_ms,
+            deadline_ms=deadline_ms,
+            watch=self.watch,
+        )
+
+    @property
+    def lane(self) -> ScriptedLane:
+        return self.lanes[0]
+
+    def policy(self, *limits: Limit) -> Policy:
+        nobody = AddressSet(())
+        return Policy(
+            ledger=self.ledger,
+            limits=limits,
+            deny=nobody,
+            allow=nobody,
+            exempt=nobody,
+            passes=nobody,
+            hash_key=b"0" * 32,
+        )
+
+    def ask(self, address: str = "192.0.2.1", *, path: str = "/", cost: int | None = None) -> Client:
+        """Check one request; the client has its verdict already if the gate knew it."""
+        client = Client()
+        request = Request(address=address, method="GET", host="", path=path, headers={}, cost=cost)
+        verdict = self.gate.check(request, client)
+        if verdict is not None:
+            client.answer(verdict)
+        return client
+
+    def hold(self, held: bool = True) -> None:
+        for lane in self.lanes:
+            lane.held = held
+
+
+def limit(
+    permits: int,
+    *,
+    name: str = "per-ip",
+    per: str = "ip",
+    window_ms: int = 60_000,
+    slice_ms: int | None = None,
+    outage: Outage = Outage.LOCAL,
+    block_ms: int = 0,
+    lease: bool = False,
+) -> Limit:
+    return Limit(
+        name,
+        (Dimension(per),),
+        permits,
+        window_ms,
+        slice_ms or max(20, window_ms // 60),
+        outage=outage,
+        block_ms=block_ms,
+        lease=lease,
+    )
