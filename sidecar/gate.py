@@ -150,6 +150,10 @@ class Gate:
             self._timer = self._loop.call_later(self._deadline_ms / 1000, self._due)
         return None
 
+    def look_alone(self, counter: Counter, need: int) -> Grant:
+        """What this replica's share of a limit has left for an outage; takes nothing."""
+        return self._take_local(counter, 0, need)
+
     async def start(self) -> None:
         """Start the lanes; the first probe decides whether the store is there."""
         self._loop = asyncio.get_running_loop()
@@ -168,7 +172,9 @@ class Gate:
         for wake in self._wakes:
             wake.set()
         until_s = self._loop.time() + FAREWELL_S
-        while not self._open and self._busy() and self._loop.time() < until_s:
+        while self._loop.time() < until_s:
+            if self._open or not self._busy():
+                break
             await asyncio.sleep(0.005)
         if self._timer is not None:
             self._timer.cancel()

@@ -1,6 +1,6 @@
 """Sockets for the check plane: opened before anything else runs, so that a bad address is an early error.
 
-Errors are OSError with the remedy in `strerror`. Nothing here accepts a connection.
+Errors are OSError with the endpoint and the remedy in `strerror`. Nothing here accepts a connection.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import errno
 import grp
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from sidecar.document.notations import Endpoint, TcpEndpoint, UnixEndpoint
@@ -21,9 +22,8 @@ TAKEN: Final = "somebody listens there already; end that, or choose another"
 
 def open_check(endpoint: Endpoint) -> socket.socket:
     """A listening socket of one process. Raises OSError, `EADDRINUSE` if somebody listens there."""
-    if isinstance(endpoint, TcpEndpoint):
-        return _tcp(endpoint, shared=False)
-    return _unix(endpoint)
+    with _naming(endpoint):
+        return _tcp(endpoint, shared=False) if isinstance(endpoint, TcpEndpoint) else _unix(endpoint)
 
 
 def open_shared(endpoint: Endpoint, processes: int) -> list[socket.socket]:
@@ -33,23 +33,10 @@ def open_shared(endpoint: Endpoint, processes: int) -> list[socket.socket]:
     what waits at one goes to whoever accepts from it next. A unix socket is one, and all accept from it.
     Raises OSError, `EADDRINUSE` if somebody listens there.
     """
-    if isinstance(endpoint, UnixEndpoint):
-        return [_unix(endpoint)] * processes
-    if endpoint.port:
-        # The kernel would let us share the port with another gate of the same user: half of the
-        # requests would be decided by the wrong rules. A socket that does not share finds out.
-        _tcp(endpoint, shared=False).close()
-    first = _tcp(endpoint, shared=True)
-    chosen = TcpEndpoint(endpoint.host, first.getsockname()[1])
-    listeners = [first]
-    try:
-        for _ in range(processes - 1):
-            listeners.append(_tcp(chosen, shared=True))
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
+    with _naming(endpoint):
+        if isinstance(endpoint, UnixEndpoint):
+            return [_unix(endpoint)] * processes
+        return _shared(endpoint, processes)
 
 
 def endpoint_of(endpoint: Endpoint, listener: socket.socket) -> Endpoint:
@@ -59,14 +46,38 @@ def endpoint_of(endpoint: Endpoint, listener: socket.socket) -> Endpoint:
     return endpoint
 
 
-def close_check(endpoints: Iterable[Endpoint], listeners: Iterable[socket.socket]) -> None:
-    """Close listeners; remove the unix sockets that are among the endpoints, unless another gate's are there."""
-    ours = {listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX}
+def close_check(opened: Iterable[Endpoint], listeners: Iterable[socket.socket]) -> None:
+    """Close listeners, and remove the unix sockets among the endpoints that were opened for them."""
     for listener in listeners:
         listener.close()
-    for endpoint in endpoints:
-        if isinstance(endpoint, UnixEndpoint) and str(endpoint.path) in ours:
+    for endpoint in opened:
+        if isinstance(endpoint, UnixEndpoint):
             endpoint.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(endpoint: Endpoint) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise OSError(exc.errno or 0, f"{endpoint}: {exc.strerror or exc}") from exc
+
+
+def _shared(endpoint: TcpEndpoint, processes: int) -> list[socket.socket]:
+    if endpoint.port:
+        # The kernel would let us share the port with another gate of the same user: half of the
+        # requests would be decided by the wrong rules. A socket that does not share finds out.
+        _tcp(endpoint, shared=False).close()
+    first = _tcp(endpoint, shared=True)
+    chosen = TcpEndpoint(endpoint.host, first.getsockname()[1])
+    listeners = [first]
+    try:
+        listeners.extend(_tcp(chosen, shared=True) for _ in range(processes - 1))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
 
 
 def _tcp(endpoint: TcpEndpoint, *, shared: bool) -> socket.socket:

@@ -17,9 +17,10 @@ from typing import Final, Literal, NamedTuple, cast
 from sidecar.config import Config
 from sidecar.control.feed import Feed, Follows, LastKnown
 from sidecar.core.addresses import AddressSet
-from sidecar.core.ledger import Ledger
+from sidecar.core.ledger import Counter, Ledger
 from sidecar.core.model import Mode, Request, Verdict
 from sidecar.core.policy import Policy
+from sidecar.core.window import Grant
 from sidecar.decision_log import DecisionLog, Event
 from sidecar.document.notations import Endpoint
 from sidecar.fronts import Front
@@ -81,12 +82,13 @@ class Replica:
     ) -> None:
         store = config.store
         self._config = config
-        self._lists = Lists(*map(AddressSet, _networks_of(config)))
+        self._lists = lists_of(config)
         self._own_hash_key = hash_key is not None
         self._hash_key = hash_key or os.urandom(32)
         self._metrics = metrics
         self._log = log
         self._ledger = Ledger(shards=store.shards)
+        self._ledger.replicas = config.workers  # at least these, until the store says how many
         self._last_known = LastKnown(config.state_dir)
         self._told_error = ""
 
@@ -104,15 +106,16 @@ class Replica:
             deadline_ms=store.deadline_ms,
             watch=self,
         )
-        known = self._last_known.read()
-        self.gate.attack = config.attack_mode.unknown_on if known is None else known
+        self._kept = self._last_known.read()
+        self.gate.attack = config.attack_mode.unknown_on if self._kept is None else self._kept
         self._feed = Feed(
             store=connect(patience_s),
             prefix=store.prefix,
             replica=f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}",
             own_hash_key=self._own_hash_key,
             apply=self._follow,
-            failed=lambda kind, message: self.store_error(kind, message),
+            failed=self.store_error,
+            warn=self._warn if config.workers == 1 else None,  # else their parent does, once
         )
         self._heard_ms = clock_ms()
         fronts, heads = fronts_of(config), HeadTable(credential_headers=config.credentials.headers)
@@ -234,11 +237,15 @@ class Replica:
         if follows.attack is not None and follows.attack != self.gate.attack:
             self.gate.attack = follows.attack
             self._log.event(Event.ATTACK_MODE, on=follows.attack)
-        if follows.attack is not None and self._last_known.read() != follows.attack:
+        if follows.attack is not None and follows.attack != self._kept:
+            self._kept = follows.attack
             try:
                 self._last_known.write(follows.attack)
             except OSError as exc:
-                self._log.event(Event.WARNING, message=f"attack mode is not kept on disk: {exc}")
+                self._warn(f"attack mode is not kept on disk: {exc}")
+
+    def _warn(self, message: str) -> None:
+        self._log.event(Event.WARNING, message=message)
 
     def _policy(self) -> Policy:
         return policy_of(self._config, self._lists, ledger=self._ledger, hash_key=self._hash_key)
@@ -283,6 +290,7 @@ class LocalCrew:
         self, config: Config, *, store_url: str, hash_key: bytes | None, layout: Layout, log: DecisionLog
     ) -> None:
         self._endpoints = config.listen.check
+        self._opened: list[Endpoint] = []
         self._listeners: list[socket.socket] = []
         self._started = False
         self._metrics = Metrics(layout)
@@ -291,14 +299,13 @@ class LocalCrew:
         )
 
     async def start(self) -> Sequence[Endpoint]:
-        opened: list[Endpoint] = []
         for endpoint in self._endpoints:
             listener = open_check(endpoint)
             self._listeners.append(listener)
-            opened.append(endpoint_of(endpoint, listener))
+            self._opened.append(endpoint_of(endpoint, listener))
         await self._replica.start(self._listeners)
         self._started = True
-        return opened
+        return self._opened
 
     async def adopt(self, config: Config, layout: Layout) -> None:
         self._replica.adopt(await self._replica.prepare(config, layout))
@@ -306,7 +313,7 @@ class LocalCrew:
     async def stop(self, grace_s: float) -> None:
         if self._started:
             await self._replica.stop(grace_s)
-        close_check(self._endpoints, self._listeners)
+        close_check(self._opened, self._listeners)
 
     def snapshots(self) -> list[list[int]]:
         self._replica.keep_books()
@@ -317,6 +324,9 @@ class LocalCrew:
 
     def attack(self) -> bool:
         return self._replica.gate.attack
+
+    def look_alone(self, counter: Counter, need: int) -> Grant | None:
+        return self._replica.gate.look_alone(counter, need)
 
     def policy(self) -> Policy:
         return self._replica.gate.policy
@@ -333,6 +343,11 @@ def layout_of(config: Config, before: Layout | None = None) -> Layout:
 def refusals_per_s_of(config: Config) -> float:
     """Lines for refusals that one replica of this gate may write a second: its share."""
     return config.refusals_per_s / config.workers
+
+
+def lists_of(config: Config) -> Lists:
+    """The configuration's address lists; blocks for some 4 s per million of networks."""
+    return Lists(*map(AddressSet, _networks_of(config)))
 
 
 def _networks_of(config: Config) -> tuple[tuple[str, ...], ...]:

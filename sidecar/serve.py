@@ -2,7 +2,10 @@
 
     serve ── reads the configuration, locks the state directory, starts the embedded store
       ├── crew: the replicas that decide, in this process or in workers
-      └── admin plane and health port: aiohttp, in this process
+      ├── admin plane and health port: aiohttp, in this process
+      └── watch: SIGHUP and changed files -> another configuration, whole or not at all
+
+A start that fails says why on stderr, in words. Once the gate is started, all it says is the decision log's.
 
 The one file that knows all the others. It decides nothing about requests.
 """
@@ -10,51 +13,56 @@ The one file that knows all the others. It decides nothing about requests.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
+import logging
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import Final, Protocol
 
 import uvloop
 
 from sidecar import VERSION
 from sidecar.admin.app import BindingRefused, Serving, admin_app, check_binding, health_app, start
 from sidecar.admin.health import Readiness
-from sidecar.admin.tokens import Tokens, TokenUnusable, admin_token
-from sidecar.config import Config, ConfigError, changes_needing_restart, load
+from sidecar.admin.tokens import Token, Tokens, TokenUnusable, admin_token
+from sidecar.config import Config, ConfigError, Endpoint, TcpEndpoint, changes_needing_restart, load
+from sidecar.core.ledger import Counter
 from sidecar.core.policy import Policy
+from sidecar.core.window import Grant
 from sidecar.decision_log import DecisionLog, Event, LineWriter, capture_logging
 from sidecar.explain import Explainer
 from sidecar.exposition import Exposition, Retired
 from sidecar.metrics import Count, Layout
-from sidecar.replica import LocalCrew, layout_of
+from sidecar.replica import LocalCrew, layout_of, refusals_per_s_of
+from sidecar.state import StateUnusable, hash_key_of, locked, stamps
 from sidecar.store.embedded import EmbeddedStore, EmbeddedStoreError
+from sidecar.workers import WorkerCrew, WorkersFailed
 
-WATCH_S: Final = 1.0
-"""How often the files that make up the configuration are looked at."""
-HASH_KEY: Final = "PORTCULLIS_HASH_KEY"
+LOOK_S: Final = 0.5
+"""How often the files that make up the configuration are looked at. A change that two looks in a row see
+alike is taken: what somebody is still writing is not half-read."""
+
+_log = logging.getLogger("portcullis.serve")
 
 
 class ServeError(Exception):
-    """The gate cannot start; the text says why and what to do."""
+    """The gate cannot start, or not follow; the text says why and what to do."""
 
 
 class Crew(Protocol):
     """Those who decide: one replica in this process, or several workers."""
 
-    async def start(self) -> None:
-        """Open the check plane. Raises OSError when an endpoint cannot be opened."""
+    async def start(self) -> Sequence[Endpoint]:
+        """Open the check plane; returns where it really listens. Raises OSError, WorkersFailed."""
 
     async def adopt(self, config: Config, layout: Layout) -> None:
-        """Switch all to another configuration, or none. Raises ConfigError."""
+        """Switch all to another configuration, or none. Raises WorkersFailed."""
 
     async def stop(self, grace_s: float) -> None:
-        """Answer what is under way, then end."""
+        """Answer what is under way, then end; also after a start that failed."""
 
     def snapshots(self) -> Sequence[Sequence[int]]:
         """The metrics' cells of each living replica."""
@@ -68,28 +76,31 @@ class Crew(Protocol):
     def policy(self) -> Policy:
         """The rules in force, for explaining."""
 
+    def look_alone(self, counter: Counter, need: int) -> Grant | None:
+        """What the share of a limit has left in an outage, taking nothing; None when that is not known here."""
+
 
 def serve(path: Path | None, env: Mapping[str, str]) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
     try:
         config = load(path, env)
-        lock = _lock(config.state_dir)
-    except (ConfigError, ServeError) as exc:
-        print(exc, file=sys.stderr)
+        hash_key = hash_key_of(env)
+        with locked(config.state_dir):
+            token = _token(env, config)
+            return uvloop.run(_serve(path, env, config, token, hash_key))
+    except (ConfigError, ServeError, StateUnusable) as exc:
+        sys.stderr.write(f"portcullis: {exc}\n")
         return 1
-    with lock:
-        return uvloop.run(_serve(path, env, config))
 
 
-async def _serve(path: Path | None, env: Mapping[str, str], config: Config) -> int:
+async def _serve(
+    path: Path | None, env: Mapping[str, str], config: Config, token: Token, hash_key: bytes | None
+) -> int:
     lines = LineWriter(sys.stderr.fileno(), wall_s=time.time)
-    log = DecisionLog(lines.put, refusals_per_s=config.refusals_per_s, wall_s=time.time)
+    log = DecisionLog(lines.put, refusals_per_s=refusals_per_s_of(config), wall_s=time.time)
     capture_logging(log, mono_s=time.monotonic)
     try:
-        await _Root(path, env, config, log).run()
-    except (ServeError, OSError) as exc:
-        log.event(Event.STOPPING, error=str(exc))
-        return 1
+        await _Root(path, env, config, log).run(token, hash_key)
     finally:
         log.sweep()
         lines.close(1.0)
@@ -104,62 +115,60 @@ class _Root:
         self._env = env
         self._config = config
         self._log = log
-        self._stamp = _stamp(config)
+        self._stamps = stamps(config.files)
         self._ending = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._serving = False
         self._layout = layout_of(config)
         self._retired = Retired(self._layout)
 
-    async def run(self) -> None:
-        """Start everything, serve until told to stop, stop everything in order."""
+    async def run(self, token: Token, hash_key: bytes | None) -> None:
+        """Start everything, serve until told to stop, stop everything in the reverse order.
+
+        Raises ServeError when something does not start.
+        """
         config, loop = self._config, asyncio.get_running_loop()
-        token = self._token()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        loop.add_signal_handler(signal.SIGHUP, self._changed.set)
-        with _embedded(config) as store_url:
-            self._crew: Crew = LocalCrew(
-                config, store_url=store_url, hash_key=_hash_key(self._env), layout=self._layout, log=self._log
-            )
+        loop.add_signal_handler(signal.SIGHUP, self._asked.set)
+        async with AsyncExitStack() as stack:
+            store_url = stack.enter_context(_embedded(config))
+            self._crew = self._crew_of(store_url, hash_key)
             explainer = Explainer(
                 store_url=store_url,
                 config=lambda: self._config,
                 policy=self._crew.policy,
                 attack=self._crew.attack,
+                silent=lambda: self._crew.checks().get("store") == "outage policy",
+                look_alone=self._crew.look_alone,
             )
-            await self._crew.start()
-            planes = await self._open_admin(token, explainer)
-            self._log.event(
-                Event.STARTED,
-                version=VERSION,
-                check=[str(endpoint) for endpoint in config.listen.check],
-                admin=str(config.listen.admin),
-                store=config.store.shown_url,
-                workers=config.workers,
-                config=config.digest,
-            )
+            stack.push_async_callback(explainer.close)
+            admin = await self._open_planes(stack, token, explainer)
+            stack.push_async_callback(self._crew.stop, config.listen.grace_s)
+            try:
+                check = await self._crew.start()
+            except WorkersFailed as exc:
+                raise ServeError(f"{exc}; what it said is above") from exc
+            except OSError as exc:
+                raise ServeError(f"listen.check: {_told(exc)}") from exc
+            self._serving = True
+            self._tell(check, admin, token)
             watching = asyncio.create_task(self._watch())
             await self._ending.wait()
             self._log.event(Event.STOPPING)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            await self._crew.stop(config.listen.grace_s)
-            await explainer.close()
-            for plane in planes:
-                await plane.shutdown()
 
-    def _token(self) -> str:
-        try:
-            token = admin_token(self._env, self._config.state_dir)
-            check_binding(self._config.listen.admin, has_token=token.explicit)
-        except (TokenUnusable, BindingRefused) as exc:
-            raise ServeError(str(exc)) from exc
-        if token.made:
-            where = f"the admin token is in {token.path}"
-            print(f"{where}: {token.secret}" if sys.stderr.isatty() else where, file=sys.stderr)
-        return token.secret
+    def _crew_of(self, store_url: str, hash_key: bytes | None) -> Crew:
+        config, layout, log = self._config, self._layout, self._log
+        if config.workers == 1:
+            return LocalCrew(config, store_url=store_url, hash_key=hash_key, layout=layout, log=log)
+        return WorkerCrew(
+            config, store_url=store_url, hash_key=hash_key, layout=layout, retired=self._retired, log=log
+        )
 
-    async def _open_admin(self, token: str, explainer: Explainer) -> list[Serving]:
+    async def _open_planes(self, stack: AsyncExitStack, token: Token, explainer: Explainer) -> Endpoint:
+        """Open the admin plane and the health port; where the admin plane really listens."""
         exposition = Exposition(
             version=VERSION, snapshots=self._crew.snapshots, retired=self._retired, mono_s=time.monotonic
         )
@@ -167,53 +176,99 @@ class _Root:
             metrics_text=exposition.text,
             ready=self._readiness,
             explain=explainer.explain,
-            tokens=Tokens([token]),
+            tokens=Tokens([token.secret]),
             refused=lambda: self._retired.count(Count.ADMIN_REFUSED),
         )
-        listen = self._config.listen
-        planes = [await start(admin, listen.admin, grace_s=1.0)]
-        if listen.health is not None:
+        planes = [("listen.admin", admin, self._config.listen.admin)]
+        if self._config.listen.health is not None:
             health = health_app(metrics_text=exposition.text, ready=self._readiness)
-            planes.append(await start(health, listen.health, grace_s=1.0))
-        return planes
+            planes.append(("listen.health", health, self._config.listen.health))
+        opened: list[Serving] = []
+        for key, app, endpoint in planes:
+            try:
+                opened.append(await start(app, endpoint, grace_s=1.0))
+            except OSError as exc:
+                raise ServeError(f"{key}: {_told(exc)}") from exc
+            stack.push_async_callback(opened[-1].shutdown)
+        return opened[0].endpoint
+
+    def _tell(self, check: Sequence[Endpoint], admin: Endpoint, token: Token) -> None:
+        """Say that the gate is started: to the log, and in words to whoever sits at a terminal."""
+        config = self._config
+        self._log.event(
+            Event.STARTED,
+            version=VERSION,
+            check=[str(endpoint) for endpoint in check],
+            admin=str(admin),
+            admin_token=str(token.path or "environment"),
+            store=config.store.shown_url,
+            workers=config.workers,
+            config=config.digest,
+        )
+        if sys.stderr.isatty():
+            sys.stderr.write(_hint(check, admin, token))
 
     def _readiness(self) -> Readiness:
         checks = {"configuration": "ok", **self._crew.checks()}
+        if not self._serving:
+            checks["check_plane"] = "starting"
         if self._ending.is_set():
-            checks["stopping"] = "yes"
+            checks["check_plane"] = "stopping"
         return Readiness(all(word in {"ok", "outage policy"} for word in checks.values()), checks)
+
+    # --- reload ---
 
     async def _watch(self) -> None:
         """Reload on SIGHUP and when a file that makes up the configuration has changed."""
+        looked = self._stamps
         while True:
             try:
-                async with asyncio.timeout(WATCH_S):
-                    await self._changed.wait()
+                async with asyncio.timeout(LOOK_S):
+                    await self._asked.wait()
             except TimeoutError:
-                if _stamp(self._config) == self._stamp:
+                before, looked = looked, stamps(self._config.files)
+                if looked == self._stamps or looked != before:
                     continue
-            self._changed.clear()
-            self._stamp = _stamp(self._config)
-            await self._reload()
+            self._asked.clear()
+            try:
+                await self._reload()
+            except (ConfigError, ServeError, WorkersFailed) as exc:
+                self._rejected(str(exc))
+            except Exception:
+                _log.exception("the configuration could not be read again")
+                self._rejected("the gate failed to read it; see the line before")
 
     async def _reload(self) -> None:
-        """Switch to what the files say now, whole or not at all."""
-        try:
-            config = await asyncio.to_thread(load, self._path, self._env)
-            if fixed := changes_needing_restart(self._config, config):
-                raise ServeError(f"{', '.join(fixed)}: cannot change while running; restart the gate")
-            layout = layout_of(config, self._layout)
-            await self._crew.adopt(config, layout)
-        except (ConfigError, ServeError) as exc:
-            self._retired.count(Count.CONFIG_REJECTED)
-            self._log.event(Event.CONFIG_REJECTED, error=str(exc))
-            return
+        """Switch to what the files say now, whole or not at all. Raises ConfigError, ServeError, WorkersFailed."""
+        # Before the files are read: what changes while they are read is noticed by the next look.
+        self._stamps = stamps(self._config.files)
+        config = await asyncio.to_thread(load, self._path, self._env)
+        if fixed := changes_needing_restart(self._config, config):
+            raise ServeError(f"{', '.join(fixed)}: cannot change while running; restart the gate")
+        layout = layout_of(config, self._layout)
+        await self._crew.adopt(config, layout)
+        self._stamps = {**stamps(config.files), **self._stamps}
+        self._stamps = {file: self._stamps[file] for file in config.files}
         self._config, self._layout = config, layout
-        self._stamp = _stamp(config)
         self._retired.adopt(layout)
         self._retired.count(Count.CONFIG_RELOADED)
-        self._log.set_rate(config.refusals_per_s)
+        self._log.set_rate(refusals_per_s_of(config))
         self._log.event(Event.CONFIG_RELOADED, config=config.digest)
+
+    def _rejected(self, why: str) -> None:
+        self._retired.count(Count.CONFIG_REJECTED)
+        self._log.event(Event.CONFIG_REJECTED, error=why)
+
+
+def _token(env: Mapping[str, str], config: Config) -> Token:
+    try:
+        token = admin_token(env, config.state_dir)
+        check_binding(config.listen.admin, has_token=token.explicit)
+    except (TokenUnusable, BindingRefused) as exc:
+        raise ServeError(str(exc)) from exc
+    except OSError as exc:
+        raise ServeError(f"state_dir: {config.state_dir}: no token can be kept there: {_told(exc)}") from exc
+    return token
 
 
 @contextmanager
@@ -224,53 +279,26 @@ def _embedded(config: Config) -> Iterator[str]:
         return
     try:
         store = EmbeddedStore(config.state_dir / "valkey")
-    except EmbeddedStoreError as exc:
-        raise ServeError(str(exc)) from exc
+    except (EmbeddedStoreError, OSError) as exc:
+        raise ServeError(f"store.url: embedded: {exc}") from exc
     try:
         yield store.url
     finally:
         store.stop()
 
 
-def _lock(state_dir: Path) -> IO[str]:
-    """The state directory, made and locked: one gate at a time. Raises ServeError."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (state_dir / "lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise ServeError(f"state_dir {state_dir}: another gate uses it; give each gate its own") from exc
-    except OSError as exc:
-        raise ServeError(f"state_dir {state_dir}: {exc.strerror}; choose a directory that can be written") from exc
-    return lock
+def _told(exc: OSError) -> str:
+    return exc.strerror or str(exc)
 
 
-def _hash_key(env: Mapping[str, str]) -> bytes | None:
-    """The fleet's hash key from the environment or the file it names; None: made once in the store."""
-    text = env.get(HASH_KEY, "")
-    if file := env.get(f"{HASH_KEY}_FILE", ""):
-        if text:
-            raise ServeError(f"{HASH_KEY} and {HASH_KEY}_FILE are both set; set one")
-        try:
-            text = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ServeError(f"{HASH_KEY}_FILE: {file} cannot be read: {exc}") from exc
-    if not text:
-        return None
-    key = text.encode()
-    if not 16 <= len(key) <= 64:
-        raise ServeError(f"{HASH_KEY}: expected 16 to 64 bytes, got {len(key)}; make one with: openssl rand -hex 32")
-    return key
-
-
-def _stamp(config: Config) -> tuple[tuple[str, int, int, int], ...]:
-    """What changes when a file changes, a replaced one and a ConfigMap's switched link included."""
-    stamps: list[tuple[str, int, int, int]] = []
-    for path in config.files:
-        try:
-            status = os.stat(path)
-        except OSError:
-            stamps.append((str(path), 0, 0, 0))
-        else:
-            stamps.append((str(path), status.st_ino, status.st_mtime_ns, status.st_size))
-    return tuple(stamps)
+def _hint(check: Sequence[Endpoint], admin: Endpoint, token: Token) -> str:
+    """The first things that somebody who has just started a gate wants to know."""
+    lines = [f"Portcullis {VERSION} answers at {', '.join(map(str, check))}; Ctrl-C ends it."]
+    port = next((endpoint for endpoint in check if isinstance(endpoint, TcpEndpoint)), None)
+    if port is not None:
+        lines.append(f"""  ask it:  curl -d '{{"address": "203.0.113.9"}}' http://{port}/v1/check""")
+    if isinstance(admin, TcpEndpoint):
+        lines.append(f"  metrics: curl http://{admin}/metrics")
+    if token.path is not None:
+        lines.append(f"  the admin token is in {token.path}" + (f": {token.secret}" if token.made else ""))
+    return "\n".join(lines) + "\n"

@@ -49,7 +49,7 @@ OUTWARD: Final = (
 # `except Exception` belongs to the outermost task, which logs and counts. Module -> why it has one.
 CATCH_ALL: Final = {
     "sidecar/decision_log.py": "the log's own handler: a record that cannot be formatted harms nobody else",
-    "sidecar/gate.py": "a lane that ended would leave everybody waiting: the outage policy decides, and the log says why",
+    "sidecar/gate.py": "a lane that ended would leave everybody waiting; the outage policy decides instead",
 }
 
 # Nothing sleeps in a test except where the adversity is real. File -> why it does.

@@ -254,6 +254,7 @@ class Ledger:
         if counter.in_hand:
             self._give_back(counter, counter.in_hand, counter.slice_id, counter.made)
             counter.in_hand = 0
+            counter.lease = 0
             counter.closed_until_ms = 0.0
 
     def release_all(self) -> None:

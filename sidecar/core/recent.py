@@ -50,7 +50,7 @@ class Recent(Generic[K, V]):
         young, old = self._young, self._old
         if old:
             old.popitem()
-        elif len(young) >= self._most:
+        if len(young) >= self._most:
             self._old, self._young = young, {}
             young = self._young
         young[key] = value

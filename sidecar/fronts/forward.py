@@ -51,7 +51,8 @@ class ForwardFront:
                 raise Malformed("the proxy did not say the client's URI")
             host = datum.host(get(b"x-forwarded-host"))
             path = canonical_path(split_target(uri)[0])
-            length = datum.length(get(b"x-original-length"))
+            if said := get(b"x-original-length"):
+                length = datum.length(said)
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         return Request(
@@ -62,9 +63,9 @@ class ForwardFront:
             headers=headers,
             content_type=get(b"content-type"),
             content_length=length,
-            tls=datum.tls_version(headers),
+            tls=datum.tls_version(headers) if b"x-original-tls" in headers else None,
             key=datum.credential(headers, self._credential_headers),
-            request_id=datum.request_id(get(b"x-request-id")),
+            request_id=datum.request_id(said_id) if (said_id := get(b"x-request-id")) else None,
             malformed=malformed,
             bodiless=head.method == b"HEAD",
         )

@@ -1,8 +1,8 @@
 """The check plane's connections: HTTP/1.1 with keep-alive and pipelining on `asyncio.Protocol`.
 
-    data_received ─ at rest, and these bytes were seen before ─> check ─> write ──> transport
-                  └ MessageReader ─> front.read ───────────────> check ─> write ──> transport
-                                                                     └ None: a Slot waits, answers stay in order
+    data_received ─ at rest ─ HeadTable knows these bytes ──┬──────> check ─> write ──> transport
+                  │         └ one simple head ─> front.read ┘            └ None: a Slot waits
+                  └ MessageReader ─────────────> front.read ───────> check ─> write ──> Slots, in order ──> transport
 
 Cost: one clock reading for all that arrived together, one for each verdict; no task, future or timer for a
 request that needs no store. One sweep a second looks after all connections (`plane`): idle ones are closed, a
@@ -123,17 +123,10 @@ class CheckProtocol(asyncio.Protocol):
         if not self._at_rest or len(data) > PIECE:
             self._receive(data, now_s)
             return
-        known = plane.heads.find(data)
+        known = plane.heads.find(data) or self._lone_question(data)
         if known is None:
-            self._reader.feed(data)
-            known = self._lone_question(data)
-            if known is None:
-                self._at_rest = False
-                self._digest(now_s)
-                self._flush()
-                if self._reads_on():
-                    self._settle()
-                return
+            self._receive(data, now_s)
+            return
         # From here on as short as can be: this is what most requests cost.
         front, request = known
         self._seen_s = now_s
@@ -210,21 +203,19 @@ class CheckProtocol(asyncio.Protocol):
     # --- requests in ---
 
     def _lone_question(self, data: bytes) -> tuple[Front, Request] | None:
-        """What was just read, if it was exactly one question, to be followed by others; else it stays to be read."""
-        reader = self._reader
-        heads = reader.messages
-        if len(heads) != 1 or reader.mid or reader.refusal is not None:
+        """What a front makes of `data`, if that is exactly one question, to be followed by others."""
+        plane = self._plane
+        head = plane.read_alone(data)
+        if head is None:
             return None
-        head = heads[0]
-        front = self._plane.front_of(head.target)
-        if front is None or not head.keep_alive:
+        front = plane.front_of(head.target)
+        if front is None:
             return None
         try:
             request = front.read(head)
         except Unreadable:
             return None
-        heads.clear()
-        self._plane.heads.offer(data, head, front, request)
+        plane.heads.offer(data, head, front, request)
         return front, request
 
     def _receive(self, data: bytes, now_s: float) -> None:
@@ -236,18 +227,18 @@ class CheckProtocol(asyncio.Protocol):
             return
         self._at_rest = False
         for start in range(0, len(data), PIECE):
-            begins = not self._reader.mid
-            self._reader.feed(data[start : start + PIECE])
-            self._digest(now_s, begins=begins)
+            self._read(data[start : start + PIECE], now_s)
             self._flush()
             if not self._reads_on():
                 self._backlog = data[start + PIECE :]
                 return
         self._settle()
 
-    def _digest(self, now_s: float, *, begins: bool = True) -> None:
-        """Put to the gate what the reader has read, and answer what it refused."""
+    def _read(self, piece: bytes, now_s: float) -> None:
+        """Put to the gate what the reader makes of `piece`, and answer what it refuses."""
         reader = self._reader
+        begins = not reader.mid
+        reader.feed(piece)
         heads = reader.messages
         if heads:
             self._seen_s = now_s

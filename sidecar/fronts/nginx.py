@@ -60,14 +60,17 @@ class NginxFront:
             if real_ip := get(b"x-real-ip"):
                 address = canonical_address(real_ip.decode("latin-1")) or UNKNOWN_ADDRESS
             method = datum.method(get(b"x-original-method"))
-            uri, authority = _uri_and_host(
-                get(b"x-original-uri"),
-                get(b"x-original-url"),
-                get(b"x-forwarded-host"),
-            )
+            uri, url = get(b"x-original-uri"), get(b"x-original-url")
+            if url is None:
+                authority = get(b"x-forwarded-host")
+            else:
+                uri, authority = _path_and_host(uri, url)
+            if uri is None:
+                raise Malformed("the proxy did not say the client's URI")
             host = datum.host(authority)
             path = canonical_path(split_target(uri)[0])
-            length = datum.length(get(b"x-original-length"))
+            if said := get(b"x-original-length"):
+                length = datum.length(said)
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         return Request(
@@ -78,9 +81,9 @@ class NginxFront:
             headers=headers,
             content_type=get(b"content-type"),
             content_length=length,
-            tls=datum.tls_version(headers),
+            tls=datum.tls_version(headers) if b"x-original-tls" in headers else None,
             key=datum.credential(headers, self._credential_headers),
-            request_id=datum.request_id(get(b"x-request-id")),
+            request_id=datum.request_id(said_id) if (said_id := get(b"x-request-id")) else None,
             malformed=malformed,
             bodiless=True,
         )
@@ -102,14 +105,8 @@ class NginxFront:
     refuse = write
 
 
-def _uri_and_host(
-    uri: bytes | None, url: bytes | None, forwarded_host: bytes | None
-) -> tuple[bytes, bytes | None]:
-    """The raw path and query the client asked for, and the host that it asked."""
-    if url is None:
-        if uri is None:
-            raise Malformed("the proxy did not say the client's URI")
-        return uri, forwarded_host
+def _path_and_host(uri: bytes | None, url: bytes) -> tuple[bytes, bytes]:
+    """The raw path and query that the client asked for, and the host that it asked, of an absolute URL."""
     if uri is not None:
         raise Malformed("both X-Original-URI and X-Original-URL")
     _, host, target = split_absolute(url)

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from sidecar.core.model import Request, Verdict
 from sidecar.fronts import Front, Waiter
 from sidecar.fronts.heads import HeadTable
+from sidecar.fronts.lone_head import lone_head_reader
 from sidecar.fronts.wire import WireLimits
 
 SWEEP_S: Final = 1.0
@@ -46,6 +47,7 @@ class CheckPlane:
     check        the gate: a verdict, or None and `Waiter.answer` later
     observe      told of every verdict: front's index, request, verdict, request id, seconds since its bytes arrived
     clock        seconds, monotonic
+    read_alone   the one request that some bytes are, when it is that simple (see `lone_head`)
     connections  the open ones
     turned_away  how many connections were closed at once, because there were `max_connections`
     """
@@ -64,6 +66,7 @@ class CheckPlane:
         "heads",
         "limits",
         "observe",
+        "read_alone",
         "turned_away",
     )
 
@@ -81,6 +84,7 @@ class CheckPlane:
         self.observe: Final = observe
         self.clock: Final = clock
         self.limits: Final = limits or WireLimits()
+        self.read_alone: Final = lone_head_reader(self.limits)
         self.connections: Final[set[Connection]] = set()
         self.draining = False
         self.turned_away = 0

@@ -113,23 +113,21 @@ class MessageReader:
         """Read up to PIECE bytes. Never raises; nothing may be fed after a refusal."""
         messages = self.messages
         before = len(messages)
-        whole = data
         was_mid = self.mid
         if was_mid:
             self._received += len(data)
+        rest = data
         try:
-            while True:
+            while rest:
                 try:
-                    self._parser.feed_data(data)
+                    self._parser.feed_data(rest)
                     break
                 except httptools.HttpParserUpgrade as upgrade:
-                    data = data[upgrade.args[0] :]
+                    rest = rest[upgrade.args[0] :]
                     self._parser = httptools.HttpRequestParser(self)
-                    if not data:
-                        break
         except httptools.HttpParserInvalidMethodError:
             at_start = not was_mid and len(messages) == before
-            self._refuse_method(whole if at_start else b"")
+            self._refuse_method(data if at_start else b"")
         except httptools.HttpParserError as error:
             if self.refusal is None:
                 if isinstance(error.__context__, BaseException) and not isinstance(error.__context__, _Abort):
@@ -175,18 +173,22 @@ class MessageReader:
             size = len(self.target) + sum(len(name) + len(value) + 4 for name, value in headers.items())
             if size > limits.max_head:
                 self._abort(431, "the head is too long")
-        version = parser.get_http_version()
+        keep_alive = parser.should_keep_alive()
+        if keep_alive and b"connection" not in headers and b"proxy-connection" not in headers:
+            version = "1.1"  # to llhttp no other is kept alive unasked; asking it formats a string
+        else:
+            version = parser.get_http_version()
         if version == "1.1":
             if b"host" not in headers:
                 self._abort(400, "no Host header")
-            self._keep_alive = parser.should_keep_alive()
+            self._keep_alive = keep_alive
         elif version == "1.0":
             if b"transfer-encoding" in headers:
                 self._abort(400, "a transfer coding in HTTP/1.0")
             self._keep_alive = False
         else:
             self._abort(400, "neither HTTP/1.1 nor HTTP/1.0")
-        if b"host" in self._repeated:
+        if self._repeated and b"host" in self._repeated:
             self._abort(400, "several Host headers")
         self._head_done = True
         if b"content-length" in headers or b"transfer-encoding" in headers:

