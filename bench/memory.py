@@ -9,7 +9,7 @@ Nothing here needs the store but for leases.
 from __future__ import annotations
 
 from bench.cast import DENIED, GENEROUS_MS, asked_by_nginx, floor, gate, store_use, target, valkey
-from bench.load import Load, pressing, press
+from bench.load import Load, press, pressing
 from bench.rounds import Effort, alternate
 from bench.rows import Findings, Goal, Row
 from tests.gates import Gate
@@ -42,7 +42,9 @@ def measure(effort: Effort) -> Findings:
                 "closed counter": asked_by_nginx("/spent/a", novel=novel, refused=True),
                 "denied address": asked_by_nginx("/open/a", address=DENIED, novel=novel, refused=True),
             }
-            presses = {name: pressing(target(running), heads, effort.seconds) for name, heads in kinds.items()}
+            presses = {
+                name: pressing(target(running), heads, effort.seconds) for name, heads in kinds.items()
+            }
             plain = asked_by_nginx("/open/a", novel=novel)
             taken = alternate(pressing(least, plain, effort.seconds), presses, effort)
             heads_are = "heads never repeat" if novel else "heads repeat"

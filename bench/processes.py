@@ -48,7 +48,9 @@ def cpu_s(pids: Iterable[int]) -> float:
     """CPU seconds used so far, user and system, by these processes; in steps of 10 ms."""
     ticks = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        )
         ticks += int(fields[11]) + int(fields[12])
     return ticks / _TICKS_PER_S
 

@@ -37,7 +37,7 @@ class Latency(NamedTuple):
 class Row:
     """One line of the table.
 
-    measured   in `unit` ("" for a ratio or a plain number), or None: then `note` says what is missing
+    measured   in `unit` ("" for a ratio or a plain number), or None: then `note` says why
     cpu_us     CPU of the server under test for each answer, in microseconds
     """
 
@@ -49,12 +49,13 @@ class Row:
     cpu_us: float | None = None
     note: str = ""
     raw: Raw = field(default_factory=dict)
+    failed: bool = False
 
     @property
     def outcome(self) -> str:
-        """`ok`, `missed`, `missing`, or nothing for a row without a goal."""
+        """`ok`, `missed`, `missing`, `failed`, or nothing for a row without a goal."""
         if self.measured is None:
-            return "missing"
+            return "failed" if self.failed else "missing"
         if self.goal is None:
             return ""
         return "ok" if self.goal.met_by(self.measured) else "missed"

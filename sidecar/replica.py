@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple, cast
 
 from sidecar.config import Config
@@ -38,8 +39,12 @@ from sidecar.metrics import Gauge, Layout, Metrics
 from sidecar.store.redis import RedisStore
 
 HOUSEKEEPING_S: Final = 0.5
+LAST_CALL_S: Final = 0.1
+"""How long kept connections stay open at a stop for a request that is on its way."""
 QUIET_S: Final = 0.3
 """A stop ends early when no connection was open for this long."""
+SIGN_OFF_S: Final = 1.0
+"""A store that is silent at the end is waited for no longer: it will miss this replica by itself."""
 PATIENCE_S: Final = 1.0
 """After this long without an answer the connection to the store is given up."""
 
@@ -151,6 +156,8 @@ class Replica:
         New connections are served for as long as they come, one answer each: a proxy that has not
         yet noticed gets its answer too.
         """
+        self.plane.last_call()
+        await asyncio.sleep(min(grace_s, LAST_CALL_S))
         self.plane.drain()
         now_s = time.monotonic()
         until_s, quiet_s = now_s + grace_s, now_s + QUIET_S
@@ -166,7 +173,9 @@ class Replica:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.gate.stop()
-        await self._feed.sign_off()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SIGN_OFF_S):
+                await self._feed.sign_off()
         self.keep_books()
 
     async def prepare(self, config: Config, layout: Layout) -> Prepared:

@@ -29,7 +29,7 @@ class StoreServer:
     tls_port: int | None
 
     def url(self, *, user: str | None = None, password: str | None = None, db: int = 0) -> str:
-        who = f"{quote(user or '')}:{quote(password)}@" if password is not None else ""
+        who = f"{quote(user or '', safe='')}:{quote(password, safe='')}@" if password is not None else ""
         return f"unix://{who}{self.socket}?db={db}"
 
     @property

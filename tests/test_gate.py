@@ -164,6 +164,29 @@ def test_it_refuses_from_memory_what_is_known_to_be_closed() -> None:
     run(scenario())
 
 
+def test_it_closes_a_spent_counter_for_as_long_as_the_limit_blocks() -> None:
+    async def scenario() -> None:
+        bench = Bench(limit(2, window_ms=1_000, block_ms=30_000))
+        await bench.gate.start()
+
+        clients = []
+        for _ in range(4):
+            clients.append(bench.ask())
+            await turns()
+        await passes(29_000)
+        still = bench.ask()
+        await passes(1_000)
+        again = bench.ask()
+        await turns()
+
+        assert codes(clients) == ["ok", "ok", "rate_limited", "rate_limited"]
+        assert [client.verdict.retry_after_s for client in clients[2:]] == [30, 30]
+        assert [client.verdict.source for client in clients[2:]] == [Source.STORE, Source.MEMORY]
+        assert (still.code, again.code) == ("rate_limited", "ok")
+
+    run(scenario())
+
+
 def test_it_admits_again_when_it_said_that_it_would() -> None:
     async def scenario() -> None:
         bench = Bench(limit(1, window_ms=1_000))

@@ -55,9 +55,7 @@ def judge(bound: Bound, attack: bool, now_ms: float, source: Source) -> Verdict 
         left += (counter.room + hand, ceil(wait_ms / 1000) if wait_ms > 0 else 0)
     numbers = tuple(left)
     limits, policy_header, ratelimit = bound.terms
-    verdict = Verdict.admitted(
-        bound.reason, source, limits, numbers, policy_header, ratelimit % numbers
-    )
+    verdict = Verdict.admitted(bound.reason, source, limits, numbers, policy_header, ratelimit % numbers)
     if shadow:
         verdict.shadow = shadow
     if bound.key_id:
@@ -157,13 +155,14 @@ def _charge_shadows(bound: Bound, now_ms: float) -> tuple[str, ...]:
 
 
 def _refuse(bound: Bound, now_ms: float, source: Source) -> Verdict:
-    """Refused by every limit that is known to be closed; wait for the last of them."""
+    """Refused by every limit that is known to be closed; wait for the last of those that are known to be spent."""
     violated: list[str] = []
     retry_at_ms = 0.0
     for counter, cost in bound.charges:
-        if not enough(counter, cost, now_ms) and closed(counter, cost, now_ms):
-            violated.append(counter.limit.name)
+        if not enough(counter, cost, now_ms) and cost >= counter.closed_cost:
             retry_at_ms = max(retry_at_ms, counter.retry_at_ms)
+            if now_ms < counter.closed_until_ms:
+                violated.append(counter.limit.name)
     return Verdict(
         Reason.RATE_LIMITED,
         source=source,

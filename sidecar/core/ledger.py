@@ -216,12 +216,15 @@ class Ledger:
                 counter.made = made
             # Lapsed on the way, they go back with the next ask: only its answer says what is closed.
             if retry_ms == 0 or (granted and counter.lapse_ms <= now_ms):
-                counter.closed_until_ms = 0.0
+                counter.retry_at_ms = counter.closed_until_ms = 0.0
                 continue
             counter.closed_cost = ask.need
             counter.retry_at_ms = FOREVER if retry_ms == NEVER else now_ms + retry_ms
             counter.closed_until_ms = counter.retry_at_ms
-            if several and counter.limit.lease and retry_ms > slice_left_ms:
+            if counter.limit.block_ms and granted == ask.want:
+                # Spent, but nobody was refused yet: the next request asks, and its refusal closes it for all.
+                counter.closed_until_ms = 0.0
+            elif several and counter.limit.lease and retry_ms > slice_left_ms:
                 counter.closed_until_ms = now_ms + slice_left_ms
 
     def settle(self, batch: Batch) -> None:
@@ -279,7 +282,15 @@ class Ledger:
         returns = self._returns[counter.shard]
         if len(returns) < self._most:
             ask = Ask(
-                counter.permits, limit.window_ms, limit.slice_ms, 0, 1, permits, slice_id, made, limit.block_ms
+                counter.permits,
+                limit.window_ms,
+                limit.slice_ms,
+                0,
+                1,
+                permits,
+                slice_id,
+                made,
+                limit.block_ms,
             )
             returns.append((counter.key, ask))
 
@@ -292,8 +303,6 @@ def enough(counter: Counter, cost: int, now_ms: float) -> bool:
 def closed(counter: Counter, cost: int, now_ms: float) -> bool:
     """Whether the counter is known to refuse `cost`, without asking."""
     return now_ms < counter.closed_until_ms and cost >= counter.closed_cost
-
-
 
 
 def _lease(counter: Counter, now_ms: float, replicas: int) -> int:

@@ -26,12 +26,12 @@ class Pattern:
         self._head = pieces[0]
         self._tail = pieces[-1] if len(pieces) > 1 else None
         self._middle = [piece for piece in pieces[1:-1] if piece]
-        self._bare = text[:-2] if text.endswith("/*") and len(pieces) == 2 else None
+        self._bare = Pattern(text[:-2]) if text.endswith("/*") else None
 
     def matches(self, text: str) -> bool:
         if self._tail is None:
             return text == self._head
-        if text == self._bare:
+        if self._bare is not None and self._bare.matches(text):
             return True
         at, end = len(self._head), len(text) - len(self._tail)
         if at > end or not text.startswith(self._head) or not text.endswith(self._tail):

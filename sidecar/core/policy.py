@@ -30,7 +30,9 @@ MOST_REMEMBERED: Final = 16_384
 """Addresses, routes and bound requests remembered, of each."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9._:/*\-]{1,128}")
-_HASHED_HEADERS: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+_SECRET = re.compile(
+    rb"auth(?!ority)|cookie|token|secret|key|session|sid|passw|pwd|signature|credential|assertion|jwt|csrf|xsrf|cert"
+)
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "CONNECT"})
 
 
@@ -156,7 +158,12 @@ class Policy:
             for limit in limits
         }
         self._hash_key = hash_key
-        self._hashed_headers = _HASHED_HEADERS.union(hashed_headers)
+        self._hashed_headers = frozenset(
+            header
+            for limit in self.limits
+            for _, header in limit.per
+            if header in hashed_headers or _SECRET.search(header)
+        )
         self._limits = [
             (limit, Matcher(limit.match), counters)
             for limit, counters in zip(self.limits, ledger.tables(len(self.limits)), strict=True)
@@ -402,4 +409,5 @@ def _type_accepted(accepted: tuple[str, ...], content_type: bytes | None) -> boo
     if content_type is None:
         return False
     media = content_type.partition(b";")[0].strip().decode("latin-1").lower()
-    return media in accepted or f"{media.partition('/')[0]}/*" in accepted
+    kind, _, subtype = media.partition("/")
+    return media in accepted or (subtype != "" and f"{kind}/*" in accepted)

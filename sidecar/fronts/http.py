@@ -187,6 +187,9 @@ class CheckProtocol(asyncio.Protocol):
         elif now_s - self._seen_s >= limits.idle_s:
             self._close()
 
+    def last_call(self) -> None:
+        self._at_rest = False  # what comes now is read with the plane's `draining` in mind
+
     def drain(self) -> None:
         self._at_rest = False
         if self._closing or self._reader.mid or self._backlog:

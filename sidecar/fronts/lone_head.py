@@ -1,4 +1,4 @@
-"""A whole head that arrives alone, the usual case, read in seven tenths of the time.
+"""A whole head that arrives alone, the usual case, read sooner: an eighth less for the whole way from bytes to bytes.
 
 `wire.MessageReader` takes requests in any pieces. A proxy's question comes in one piece, without a body, while
 nothing else is under way. Then llhttp need only say that the bytes are well formed and hand over the headers;
@@ -18,11 +18,15 @@ It knows no connection, and no answer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import httptools
 
 from sidecar.fronts import Head
 from sidecar.fronts.wire import PIECE, WireLimits
+
+
+_KEEP_ALIVE: Final = (None, b"keep-alive", b"Keep-Alive")
 
 
 class _Callbacks:
@@ -62,8 +66,8 @@ def lone_head_reader(limits: WireLimits) -> Callable[[bytes], Head | None]:
             and b"host" in headers
             and b"transfer-encoding" not in headers
             and headers.get(b"content-length", b"0") == b"0"
-            and _keeps_alive(headers.get(b"connection"))
-            and _keeps_alive(headers.get(b"proxy-connection"))
+            and headers.get(b"connection") in _KEEP_ALIVE
+            and headers.get(b"proxy-connection") in _KEEP_ALIVE
         ):
             return Head(method, target, headers)
         # The parser may be waiting for a body, or may have ended its connection.
@@ -71,7 +75,3 @@ def lone_head_reader(limits: WireLimits) -> Callable[[bytes], Head | None]:
         return None
 
     return read
-
-
-def _keeps_alive(connection: bytes | None) -> bool:
-    return connection is None or connection.lower() == b"keep-alive"

@@ -32,6 +32,10 @@ class Connection(Protocol):
         """Close, refuse or cut off what has taken too long."""
         ...
 
+    def last_call(self) -> None:
+        """Close with the next answer, if there is one."""
+        ...
+
     def drain(self) -> None:
         """Answer what is under way, then close."""
         ...
@@ -121,6 +125,16 @@ class CheckPlane:
         """Look after the connections from now on."""
         self._loop = loop
         self._timer = loop.call_later(SWEEP_S, self._sweep)
+
+    def last_call(self) -> None:
+        """Before `drain`: every answer is its connection's last, and idle connections stay open a little while.
+
+        A request may be on its way on any of them; closing one then would be a reset for its client. A busy
+        proxy learns from an answer that the connection ends, and an idle one has nothing to lose.
+        """
+        self.draining = True
+        for connection in tuple(self.connections):
+            connection.last_call()
 
     def drain(self) -> None:
         """Begin a graceful stop: idle connections close, every other one closes with its next answer."""

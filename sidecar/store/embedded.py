@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
+from urllib.parse import quote
 
 PR_SET_PDEATHSIG: Final = 1
 LONGEST_SOCKET_PATH: Final = 100
@@ -46,8 +48,10 @@ class EmbeddedStore:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._log = folder / "valkey.log"
         self._socket = folder.resolve() / "valkey.sock"
-        if len(str(self._socket)) > LONGEST_SOCKET_PATH:
-            self._socket = Path(mkdtemp(prefix="portcullis-")) / "valkey.sock"
+        self._short: Path | None = None
+        if len(os.fsencode(self._socket)) > LONGEST_SOCKET_PATH:
+            self._short = Path(mkdtemp(prefix="portcullis-"))
+            self._socket = self._short / "valkey.sock"
         self._socket.unlink(missing_ok=True)
         options = {
             "port": "0",
@@ -81,7 +85,7 @@ class EmbeddedStore:
 
     @property
     def url(self) -> str:
-        return f"unix://{self._socket}"
+        return f"unix://{quote(str(self._socket))}"
 
     @property
     def pid(self) -> int:
@@ -95,7 +99,7 @@ class EmbeddedStore:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._socket.unlink(missing_ok=True)
+        self._tidy()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_S
@@ -107,8 +111,14 @@ class EmbeddedStore:
             time.sleep(0.01)
         self._process.kill()
         self._process.wait()
+        self._tidy()
         tail = self._log.read_text(errors="replace")[-800:]
         raise EmbeddedStoreError(f"the embedded Valkey did not start; the end of {self._log}:\n{tail}")
+
+    def _tidy(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        if self._short is not None:
+            shutil.rmtree(self._short, ignore_errors=True)
 
     def _answers(self) -> bool:
         try:

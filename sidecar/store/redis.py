@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from struct import pack
@@ -62,7 +63,7 @@ class RedisStore:
         numbers = pack(f"<{NUMBERS * len(asks)}q", *chain.from_iterable([ask for _, ask in asks]))
         reply = await self.script(self._take, [key for key, _ in asks], [b"", numbers])
         if not isinstance(reply, list) or len(reply) != ANSWERS * len(asks):
-            await self.close()
+            await self._connection.disconnect(nowait=True)
             raise StoreUnavailable("response", "the store's answer has not the shape of take's")
         return cast("Iterable[GrantRow]", zip(*[iter(reply)] * ANSWERS, strict=True))
 
@@ -89,13 +90,17 @@ class RedisStore:
             raise _unavailable(exc) from exc
 
     async def close(self) -> None:
-        await self._connection.disconnect(nowait=True)
+        """End the connection, and wait until it is ended: TLS says goodbye."""
+        with suppress(RedisError):  # a server that does not is left without
+            await self._connection.disconnect()
 
     async def _call(self, command: list[bytes]) -> object:
         """One command, one reply; on any doubt about whose reply comes next the connection is dropped."""
         connection = self._connection
         try:
             async with asyncio.timeout(self._patience_s):
+                if _hung_up(connection):
+                    await connection.disconnect(nowait=True)
                 await connection.send_packed_command(pack_command(tuple[Any, ...](command)), check_health=False)
                 reply: object = await connection.read_response(disable_decoding=True, timeout=math.inf)
                 return reply
@@ -132,6 +137,13 @@ def connection_to(
         driver_info=None,
         client_name="portcullis",
     )
+
+
+def _hung_up(connection: Connection | UnixDomainSocketConnection) -> bool:
+    """Whether the server closed the connection while nobody asked (its `timeout`, a proxy in between):
+    nothing was sent on it, so a new one may be made."""
+    reader = connection._reader
+    return reader is not None and reader.at_eof()
 
 
 def _unavailable(exc: RedisError) -> StoreUnavailable:

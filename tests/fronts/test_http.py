@@ -240,6 +240,20 @@ def test_it_drains() -> None:
     assert halfway.over
 
 
+def test_it_keeps_idle_connections_for_one_more_request_at_its_last_call() -> None:
+    plane = Plane()
+    kept, idle = plane.connect(), plane.connect()
+    plane.send(kept, ask_forward())
+    plane.send(kept, ask_forward())
+
+    plane.plane.last_call()
+
+    assert not idle.closed
+    assert not kept.closed
+    assert only(plane.send(kept, ask_forward())).headers["connection"] == "close"
+    assert kept.over
+
+
 def test_it_closes_new_connections_after_one_answer_while_it_drains() -> None:
     plane = Plane()
     plane.send(plane.connect(), ask_forward())

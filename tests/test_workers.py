@@ -1,0 +1,443 @@
+"""Several workers behind one port: they share counters, outlive each other's deaths, and end with their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import pytest
+
+from sidecar.config import Config, parse
+from sidecar.decision_log import DecisionLog
+from sidecar.exposition import Retired
+from sidecar.metrics import Layout
+from sidecar.replica import layout_of
+from sidecar.workers import WorkerCrew, WorkersFailed
+from tests.gates import Gate
+from tests.servers import eventually
+from tests.stores import StoreServer
+
+ENDED = signal.SIGKILL
+FIFTY = "limits: [{name: fifty, per: [ip], permits: 50, window: 1h}]"
+MILLION = "limits: [{name: million, per: [ip], permits: 1000000, window: 1h}]"
+
+StartGate = Callable[..., Gate]
+
+
+def workers_of(gate: Gate) -> list[int]:
+    """The pids of the workers that live now: the children of the gate that run `sidecar.worker`."""
+    children = Path(f"/proc/{gate.server.pid}/task/{gate.server.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"sidecar.worker" in command_of(int(pid))]
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def alive(pid: int) -> bool:
+    """Whether a worker runs; one that nobody has waited for yet does not."""
+    return b"sidecar.worker" in command_of(pid)
+
+
+class Client(threading.Thread):
+    """Asks on one connection until told to stop; remembers when its connection broke."""
+
+    def __init__(self, gate: Gate, address: str) -> None:
+        super().__init__()
+        self.answered = 0
+        self.broken = 0
+        self._port = gate.check_port
+        self._body = json.dumps({"address": address})
+        self._stop_asking = threading.Event()
+
+    def run(self) -> None:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=20)
+        while not self._stop_asking.is_set():
+            try:
+                connection.request("POST", "/v1/check", self._body)
+                answer = connection.getresponse()
+                answer.read()
+            except (HTTPException, OSError):
+                self.broken += 1
+                connection.close()
+            else:
+                assert answer.status == 200
+                self.answered += 1
+        connection.close()
+
+    def end(self) -> None:
+        self._stop_asking.set()
+        self.join()
+
+
+@contextmanager
+def load(gate: Gate, clients: int) -> Iterator[list[Client]]:
+    running = [Client(gate, f"198.51.100.{number}") for number in range(clients)]
+    for client in running:
+        client.start()
+    try:
+        eventually(lambda: all(client.answered for client in running), "every client is served")
+        yield running
+    finally:
+        for client in running:
+            client.end()
+
+
+def test_it_counts_one_subject_exactly_whoever_decides(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(FIFTY, store_url=valkey.url(), workers=2)
+
+    with ThreadPoolExecutor(16) as pool:
+        allowed = list(pool.map(lambda _: gate.check("203.0.113.9")["allowed"], range(200)))
+
+    assert sum(allowed) == 50
+    eventually(lambda: gate.metric("portcullis_limit_total", outcome="refused") == 150, "all is counted")
+    assert gate.metric("portcullis_limit_total", limit="fifty", outcome="admitted") == 50
+    assert gate.metric("portcullis_workers") == 2
+
+
+def test_it_counts_each_worker_as_a_replica(valkey: StoreServer, start_gate: StartGate) -> None:
+    start_gate(store_url=valkey.url(), workers=2)
+
+    with valkey.client() as client:
+        assert client.zcard("pc:{control}:replicas") == 2
+
+
+def test_it_serves_on_its_unix_socket_from_all_workers(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(store_url=valkey.url(), workers=2)
+
+    listening = Path("/proc/net/unix").read_text().splitlines()
+
+    assert sum(line.endswith(f" {gate.socket}") for line in listening) == 1
+
+
+def test_it_replaces_a_worker_while_the_others_serve(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+    before = workers_of(gate)
+
+    with load(gate, 8) as clients:
+        os.kill(before[0], ENDED)
+        eventually(lambda: gate.metric("portcullis_worker_restarts_total") == 1, "the death is noticed")
+        answered = [client.answered for client in clients]
+        eventually(lambda: gate.metric("portcullis_workers") == 2, "there is a successor")
+        eventually(
+            lambda: all(client.answered > n for client, n in zip(clients, answered, strict=True)),
+            "every client is served again",
+        )
+
+    after = workers_of(gate)
+    assert len(after) == 2
+    assert before[1] in after
+    # Whoever was connected to the other one noticed nothing, and nobody's connection broke twice.
+    assert {client.broken for client in clients} <= {0, 1}
+    assert sum(client.broken for client in clients) < len(clients)
+    restarted = [event for event in gate.events() if event["event"] == "worker_restarted"]
+    assert [(event["pid"], event["ended"]) for event in restarted] == [(before[0], "SIGKILL")]
+
+
+def test_it_keeps_connections_that_wait_for_a_dead_worker(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+    for pid in workers_of(gate):
+        os.kill(pid, ENDED)
+
+    with ThreadPoolExecutor(20) as pool:  # nobody accepts now
+        allowed = list(pool.map(lambda _: gate.check("203.0.113.9")["allowed"], range(40)))
+
+    assert all(allowed)
+    eventually(lambda: gate.metric("portcullis_workers") == 2, "both have successors")
+
+
+def test_it_never_lets_a_counter_fall(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+    seen = [0.0]
+    limit = [0.0]
+
+    def scrape() -> None:
+        seen.append(gate.metric("portcullis_decisions_total"))
+        limit.append(gate.metric("portcullis_limit_total"))
+
+    with load(gate, 4):
+        for deaths in range(1, 4):
+            eventually(lambda: bool(workers_of(gate)), "somebody lives")
+            os.kill(workers_of(gate)[0], ENDED)
+            while gate.metric("portcullis_worker_restarts_total") < deaths:
+                scrape()
+            for _ in range(20):
+                scrape()
+
+    assert seen == sorted(seen)
+    assert limit == sorted(limit)
+    assert seen[-1] > 0
+
+
+def test_it_forgets_the_gauges_of_the_dead(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+    connections = [HTTPConnection("127.0.0.1", gate.check_port, timeout=10) for _ in range(8)]
+    for connection in connections:
+        connection.connect()
+    eventually(lambda: gate.metric("portcullis_connections") == 8, "all are counted")
+
+    for pid in workers_of(gate):
+        os.kill(pid, ENDED)
+
+    eventually(lambda: gate.metric("portcullis_worker_restarts_total") == 2, "both deaths are noticed")
+    eventually(lambda: gate.metric("portcullis_workers") == 2, "both have successors")
+    assert gate.metric("portcullis_connections") == 0
+    assert gate.metric("portcullis_store_up") == 1
+    for connection in connections:
+        connection.close()
+
+
+def test_it_waits_longer_for_a_worker_that_keeps_dying(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+
+    def restarts() -> list[float]:
+        return [event["pause_s"] for event in gate.events() if event["event"] == "worker_restarted"]
+
+    victim = workers_of(gate)[0]
+    other = workers_of(gate)[1]
+    while len(restarts()) < 5:
+        died = len(restarts())
+        os.kill(victim, ENDED)
+        eventually(lambda died=died: len(restarts()) > died, "the death is noticed")  # type: ignore[misc] — bound now
+        eventually(lambda: len(workers_of(gate)) == 2, "there is a successor")
+        victim = next(pid for pid in workers_of(gate) if pid != other)
+
+    assert restarts()[1:] == [0.1, 0.2, 0.4, 0.8]
+    assert gate.check("203.0.113.9")["allowed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_ignores_signals_that_are_meant_for_the_parent(
+    valkey: StoreServer, start_gate: StartGate, number: signal.Signals
+) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+    before = workers_of(gate)
+
+    for pid in before:
+        os.kill(pid, number)
+    for _ in range(10):
+        assert gate.check("203.0.113.9")["allowed"]
+
+    assert workers_of(gate) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_gracefully_when_everybody_is_signalled(
+    valkey: StoreServer, start_gate: StartGate, number: signal.Signals
+) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+    assert gate.check("203.0.113.9")["allowed"]
+    workers = workers_of(gate)
+
+    for pid in (*workers, gate.server.pid):
+        os.kill(pid, number)
+
+    assert gate.server.wait(within_s=10) == 0
+    assert not any(alive(pid) for pid in workers)
+    assert [event["event"] for event in gate.events()][-1] == "stopping"
+    with valkey.client() as client:
+        assert client.zcard("pc:{control}:replicas") == 0  # they signed off
+
+
+def test_it_stops_while_a_worker_is_being_replaced(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+    workers = workers_of(gate)
+    os.kill(workers[0], ENDED)
+    eventually(lambda: any(event["event"] == "worker_restarted" for event in gate.events()), "it is noticed")
+
+    gate.server.signal(signal.SIGTERM)
+
+    assert gate.server.wait(within_s=10) == 0
+    assert not any(alive(pid) for pid in workers)
+
+
+def test_it_leaves_no_worker_behind_when_the_parent_is_killed(
+    valkey: StoreServer, start_gate: StartGate
+) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+    workers = workers_of(gate)
+
+    gate.server.kill()
+
+    eventually(lambda: not any(alive(pid) for pid in workers), "they are gone")
+    gate.server.start()  # on the same port
+    assert gate.check("203.0.113.9")["allowed"]
+
+
+def test_it_keeps_secrets_out_of_its_workers_environment(
+    valkey: StoreServer, start_gate: StartGate
+) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+
+    for pid in workers_of(gate):
+        assert b"PORTCULLIS_" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_it_explains_with_the_fleets_hash_key(valkey: StoreServer, start_gate: StartGate) -> None:
+    document = "limits: [{name: per-key, per: [key], permits: 10, window: 1h}]"
+    gate = start_gate(document, store_url=valkey.url(), workers=2)
+    for _ in range(3):
+        assert gate.check("203.0.113.9", headers={"X-Api-Key": "k"})["allowed"]
+
+    def remaining() -> int:
+        asked = json.dumps({"address": "203.0.113.9", "headers": {"X-Api-Key": "k"}}).encode()
+        answer = json.loads(gate.admin("/v1/explain", method="POST", body=asked).body)
+        left = answer["limits"][0]["remaining"]
+        assert isinstance(left, int)
+        return left
+
+    eventually(lambda: remaining() == 7, "what the workers hold in hand has gone back")
+
+
+def test_it_knows_that_attack_mode_is_on(valkey: StoreServer, start_gate: StartGate) -> None:
+    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
+
+    with valkey.client() as client:
+        client.hset("pc:{control}:attack", "mode", "on")
+
+    eventually(lambda: gate.metric("portcullis_attack_mode") == 1, "the workers follow")
+    asked = json.dumps({"address": "203.0.113.9"}).encode()
+    assert json.loads(gate.admin("/v1/explain", method="POST", body=asked).body)["reason"] == "attack_mode"
+
+
+# --- the crew itself ----------------------------------------------------------
+
+
+def configuration(directory: Path) -> Config:
+    return parse(
+        f'listen: {{check: ["127.0.0.1:0", "unix:{directory}/check"]}}\nworkers: 2\n{FIFTY}\n',
+        name="test",
+        folder=directory,
+    )
+
+
+def crew_of(config: Config, store: StoreServer) -> WorkerCrew:
+    layout = layout_of(config)
+    return WorkerCrew(
+        config,
+        store_url=store.url(),
+        hash_key=b"0123456789abcdef",
+        layout=layout,
+        retired=Retired(layout),
+        log=DecisionLog(lambda _line: None, refusals_per_s=0, wall_s=lambda: 0.0),
+    )
+
+
+def test_it_says_so_when_workers_do_not_start(
+    directory: Path, valkey: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+
+    async def scenario() -> None:
+        crew = crew_of(configuration(directory), valkey)
+        with pytest.raises(WorkersFailed, match="worker [12] ended at its start: status 1"):
+            await crew.start()
+        await crew.stop(0.1)
+
+    asyncio.run(scenario())
+    assert not (directory / "check").exists()
+
+
+def test_it_says_so_when_there_is_no_interpreter(
+    directory: Path, valkey: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(directory / "missing"))
+
+    async def scenario() -> None:
+        crew = crew_of(configuration(directory), valkey)
+        with pytest.raises(WorkersFailed, match="not started: .*No such file"):
+            await crew.start()
+        await crew.stop(0.1)
+
+    asyncio.run(scenario())
+
+
+def test_it_switches_all_workers_or_none(directory: Path, valkey: StoreServer) -> None:
+    config = configuration(directory)
+    impossible = replace(config, addresses=replace(config.addresses, deny=("no network",)))
+    layout = layout_of(config)
+
+    async def scenario() -> None:
+        crew = crew_of(config, valkey)
+        await crew.start()
+        with pytest.raises(WorkersFailed, match="not every worker can follow: .*no network"):
+            await crew.adopt(impossible, layout)
+        assert crew.policy().limits == config.limits
+
+        await crew.adopt(replace(config, limits=()), layout)
+        assert crew.policy().limits == ()
+        await crew.stop(0.1)
+
+    asyncio.run(scenario())
+
+
+def test_it_brings_late_workers_to_the_configuration_in_force(
+    directory: Path, valkey: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration(directory)
+    other = parse(FIFTY.replace("fifty", "other"), name="test", folder=directory)
+    changed = replace(config, limits=other.limits)
+    layout = layout_of(changed, layout_of(config))
+
+    async def scenario() -> list[str]:
+        crew = crew_of(config, valkey)
+        tcp = (await crew.start())[0]
+        for pid in pids_of(crew):
+            os.kill(pid, ENDED)
+        await until(lambda: crew.checks()["workers"] == "none")
+        await until(lambda: len(pids_of(crew)) == 2)
+        await crew.adopt(changed, layout)  # the successors have begun with the old one
+        await until(lambda: len(crew.snapshots()) == 2)
+        async with crew._switching:
+            names = [await asyncio.to_thread(limit_named_by, str(tcp)) for _ in range(8)]
+        await crew.stop(0.1)
+        return names
+
+    assert set(asyncio.run(scenario())) == {"other"}
+
+
+def pids_of(crew: WorkerCrew) -> list[int]:
+    return [place.worker.process.pid for place in crew._places if place.worker is not None]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def limit_named_by(endpoint: str) -> str:
+    connection = HTTPConnection(endpoint, timeout=10)
+    connection.request("POST", "/v1/check", json.dumps({"address": "203.0.113.77"}))
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return str(answer["quotas"][0]["name"])
+
+
+def test_its_snapshots_follow_the_layout(directory: Path, valkey: StoreServer) -> None:
+    config = configuration(directory)
+    wider = Layout(["fifty"], []).extended(["another"], [])
+
+    async def scenario() -> list[int]:
+        crew = crew_of(config, valkey)
+        await crew.start()
+        before = [len(cells) for cells in crew.snapshots()]
+        await crew.adopt(config, wider)
+        after = [len(cells) for cells in crew.snapshots()]
+        await crew.stop(0.1)
+        return before + after
+
+    assert asyncio.run(scenario()) == [layout_of(config).size] * 2 + [wider.size] * 2
