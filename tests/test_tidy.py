@@ -55,6 +55,7 @@ CATCH_ALL: Final = {
 # Nothing sleeps in a test except where the adversity is real. File -> why it does.
 SLEEPS: Final = {
     "tests/servers.py": "polls a server until it is ready",
+    "tests/test_outage_live.py": "an outage lasts for a while",
 }
 
 

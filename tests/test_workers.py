@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from sidecar.exposition import Retired
 from sidecar.metrics import Layout
 from sidecar.replica import layout_of
 from sidecar.workers import WorkerCrew, WorkersFailed
+from tests import gates, stores
 from tests.gates import Gate
 from tests.servers import eventually
 from tests.stores import StoreServer
@@ -108,19 +110,45 @@ def test_it_counts_one_subject_exactly_whoever_decides(valkey: StoreServer, star
     assert gate.metric("portcullis_workers") == 2
 
 
-def test_it_counts_each_worker_as_a_replica(valkey: StoreServer, start_gate: StartGate) -> None:
-    start_gate(store_url=valkey.url(), workers=2)
+@pytest.fixture(scope="module")
+def store() -> Iterator[StoreServer]:
+    with stores.valkey() as server:
+        yield server
 
-    with valkey.client() as client:
-        assert client.zcard("pc:{control}:replicas") == 2
+
+@pytest.fixture(scope="module")
+def pair(store: StoreServer) -> Iterator[Gate]:
+    """A gate with two workers, for tests that do them no harm."""
+    with gates.gate(MILLION, store_url=store.url(), workers=2) as gate:
+        yield gate
 
 
-def test_it_serves_on_its_unix_socket_from_all_workers(valkey: StoreServer, start_gate: StartGate) -> None:
-    gate = start_gate(store_url=valkey.url(), workers=2)
+def test_it_counts_each_worker_as_a_replica(pair: Gate, store: StoreServer) -> None:
+    with store.client() as client:
+        assert client.zcard("pc:{control}:replicas") == len(workers_of(pair)) == 2
 
+
+def test_it_shares_one_unix_socket(pair: Gate) -> None:
     listening = Path("/proc/net/unix").read_text().splitlines()
 
-    assert sum(line.endswith(f" {gate.socket}") for line in listening) == 1
+    assert sum(line.endswith(f" {pair.socket}") for line in listening) == 1
+
+
+def test_it_keeps_secrets_out_of_its_workers_environment(pair: Gate) -> None:
+    for pid in workers_of(pair):
+        assert b"PORTCULLIS_" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_ignores_signals_that_are_meant_for_the_parent(pair: Gate, number: signal.Signals) -> None:
+    before = workers_of(pair)
+
+    for pid in before:
+        os.kill(pid, number)
+    for _ in range(10):
+        assert pair.check("203.0.113.9")["allowed"]
+
+    assert workers_of(pair) == before
 
 
 def test_it_replaces_a_worker_while_the_others_serve(valkey: StoreServer, start_gate: StartGate) -> None:
@@ -215,23 +243,9 @@ def test_it_waits_longer_for_a_worker_that_keeps_dying(valkey: StoreServer, star
         eventually(lambda: len(workers_of(gate)) == 2, "there is a successor")
         victim = next(pid for pid in workers_of(gate) if pid != other)
 
-    assert restarts()[1:] == [0.1, 0.2, 0.4, 0.8]
+    # The first had worked for a while; its successors were killed before they were at work.
+    assert all(later == max(0.1, 2 * earlier) for earlier, later in pairwise(restarts()))
     assert gate.check("203.0.113.9")["allowed"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_it_ignores_signals_that_are_meant_for_the_parent(
-    valkey: StoreServer, start_gate: StartGate, number: signal.Signals
-) -> None:
-    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
-    before = workers_of(gate)
-
-    for pid in before:
-        os.kill(pid, number)
-    for _ in range(10):
-        assert gate.check("203.0.113.9")["allowed"]
-
-    assert workers_of(gate) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -275,15 +289,6 @@ def test_it_leaves_no_worker_behind_when_the_parent_is_killed(
     eventually(lambda: not any(alive(pid) for pid in workers), "they are gone")
     gate.server.start()  # on the same port
     assert gate.check("203.0.113.9")["allowed"]
-
-
-def test_it_keeps_secrets_out_of_its_workers_environment(
-    valkey: StoreServer, start_gate: StartGate
-) -> None:
-    gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
-
-    for pid in workers_of(gate):
-        assert b"PORTCULLIS_" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def test_it_explains_with_the_fleets_hash_key(valkey: StoreServer, start_gate: StartGate) -> None:
@@ -343,7 +348,7 @@ def test_it_says_so_when_workers_do_not_start(
 
     async def scenario() -> None:
         crew = crew_of(configuration(directory), valkey)
-        with pytest.raises(WorkersFailed, match="worker [12] ended at its start: status 1"):
+        with pytest.raises(WorkersFailed, match=r"worker [12] ended at its start: status 1"):
             await crew.start()
         await crew.stop(0.1)
 
@@ -358,7 +363,7 @@ def test_it_says_so_when_there_is_no_interpreter(
 
     async def scenario() -> None:
         crew = crew_of(configuration(directory), valkey)
-        with pytest.raises(WorkersFailed, match="not started: .*No such file"):
+        with pytest.raises(WorkersFailed, match=r"not started: .*No such file"):
             await crew.start()
         await crew.stop(0.1)
 
@@ -373,7 +378,7 @@ def test_it_switches_all_workers_or_none(directory: Path, valkey: StoreServer) -
     async def scenario() -> None:
         crew = crew_of(config, valkey)
         await crew.start()
-        with pytest.raises(WorkersFailed, match="not every worker can follow: .*no network"):
+        with pytest.raises(WorkersFailed, match=r"not every worker can follow: .*no network"):
             await crew.adopt(impossible, layout)
         assert crew.policy().limits == config.limits
 
@@ -415,7 +420,7 @@ def pids_of(crew: WorkerCrew) -> list[int]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 — it is another process's turn, and no event tells
             await asyncio.sleep(0)
 
 

@@ -24,7 +24,7 @@ receives or waits: the gate moves `collect`'s asks to a store and its answers to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from sidecar.core.model import Limit

@@ -250,9 +250,7 @@ class Policy:
         rules = self._rules_of(request.method, request.host, request.path)
         return self._findings(request, facts, rules.filters)
 
-    def _findings(
-        self, request: Request, facts: _Facts, filters: Sequence[Filter]
-    ) -> list[Finding]:
+    def _findings(self, request: Request, facts: _Facts, filters: Sequence[Filter]) -> list[Finding]:
         found: list[Finding] = []
         if facts.denied:
             found.append(Finding(Reason.ADDRESS_DENIED, "addresses.deny", Mode.ENFORCE))
@@ -299,9 +297,7 @@ class Policy:
         shard = crc32(subject.encode()) % shards if shards > 1 else 0
         return f"{self._names[shard, limit.name]}{subject}".encode(), shard
 
-    def _subject(
-        self, limit: Limit, request: Request, address: str, route: str, key_id: bytes
-    ) -> str | None:
+    def _subject(self, limit: Limit, request: Request, address: str, route: str, key_id: bytes) -> str | None:
         """The subject's name: one escaped part per dimension; None if a part is absent."""
         parts: list[str] = []
         for kind, header in limit.per:

@@ -25,7 +25,6 @@ import httptools
 from sidecar.fronts import Head
 from sidecar.fronts.wire import PIECE, WireLimits
 
-
 _KEEP_ALIVE: Final = (None, b"keep-alive", b"Keep-Alive")
 
 
@@ -52,24 +51,25 @@ def lone_head_reader(limits: WireLimits) -> Callable[[bytes], Head | None]:
         nonlocal feed, headers
         if not data.endswith(b"\r\n\r\n") or len(data) > longest:
             return None
-        headers = {}
         try:
             feed(data)
             method, target, rest = data.split(b" ", 2)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError):
             feed = httptools.HttpRequestParser(callbacks).feed_data
+            headers = {}
             return None
+        found, headers = headers, {}
         if (
-            len(headers) == data.count(b"\r\n") - 2
-            and len(headers) <= most_lines
+            len(found) == data.count(b"\r\n") - 2
+            and len(found) <= most_lines
             and rest.startswith(b"HTTP/1.1\r\n")
-            and b"host" in headers
-            and b"transfer-encoding" not in headers
-            and headers.get(b"content-length", b"0") == b"0"
-            and headers.get(b"connection") in _KEEP_ALIVE
-            and headers.get(b"proxy-connection") in _KEEP_ALIVE
+            and b"host" in found
+            and b"transfer-encoding" not in found
+            and found.get(b"content-length", b"0") == b"0"
+            and found.get(b"connection") in _KEEP_ALIVE
+            and found.get(b"proxy-connection") in _KEEP_ALIVE
         ):
-            return Head(method, target, headers)
+            return Head(method, target, found)
         # The parser may be waiting for a body, or may have ended its connection.
         feed = httptools.HttpRequestParser(callbacks).feed_data
         return None

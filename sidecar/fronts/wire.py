@@ -147,7 +147,6 @@ class MessageReader:
     def on_message_begin(self) -> None:
         self.mid = True
         self.target = b""
-        self._headers = {}
         self._received = 0
 
     def on_url(self, part: bytes) -> None:
@@ -200,7 +199,7 @@ class MessageReader:
             self._abort(413, "the body is too long")
 
     def on_message_complete(self) -> None:
-        headers = self._headers
+        headers, self._headers = self._headers, {}
         if self._trailed is not None:
             headers, self._trailed = self._trailed, None
         self.messages.append(

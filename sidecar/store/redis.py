@@ -101,7 +101,9 @@ class RedisStore:
             async with asyncio.timeout(self._patience_s):
                 if _hung_up(connection):
                     await connection.disconnect(nowait=True)
-                await connection.send_packed_command(pack_command(tuple[Any, ...](command)), check_health=False)
+                await connection.send_packed_command(
+                    pack_command(tuple[Any, ...](command)), check_health=False
+                )
                 reply: object = await connection.read_response(disable_decoding=True, timeout=math.inf)
                 return reply
         except TimeoutError as exc:

@@ -115,7 +115,9 @@ def test_it_follows_once_a_second_through_failures() -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("nonsense", [None, [], b"OK", [1, 0, KEY], [b"1", 0, KEY, b"on"], [1, 0, "key", b"on"]])
+@pytest.mark.parametrize(
+    "nonsense", [None, [], b"OK", [1, 0, KEY], [b"1", 0, KEY, b"on"], [1, 0, "key", b"on"]]
+)
 def test_it_believes_no_nonsense(nonsense: object) -> None:
     async def scenario() -> None:
         store = ScriptedStore()

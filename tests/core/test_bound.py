@@ -188,7 +188,9 @@ def steady(rule: Limit, *, times: float, replicas: int, windows: int = 5) -> Got
 
 @pytest.mark.parametrize("lease", [False, True], ids=["without leases", "with leases"])
 @pytest.mark.parametrize("replicas", [1, 4])
-@pytest.mark.parametrize(("permits", "window_ms"), [(100, 10_000), (600, 10_000), (100, 60_000), (600, 60_000)])
+@pytest.mark.parametrize(
+    ("permits", "window_ms"), [(100, 10_000), (600, 10_000), (100, 60_000), (600, 60_000)]
+)
 def test_it_gives_steady_traffic_98_percent_of_the_limit(
     permits: int, window_ms: int, replicas: int, lease: bool
 ) -> None:
@@ -217,4 +219,6 @@ def test_it_asks_the_store_seldom_for_a_hot_counter() -> None:
     rule = limit(permits=6_000, window_ms=10_000)
 
     assert steady(rule, times=0.5, replicas=1, windows=1).calls_per_decision <= 0.1
-    assert steady(limit(permits=6_000, lease=False), times=0.5, replicas=1, windows=1).calls_per_decision >= 0.9
+    assert (
+        steady(limit(permits=6_000, lease=False), times=0.5, replicas=1, windows=1).calls_per_decision >= 0.9
+    )

@@ -22,13 +22,20 @@ PER_IP: Final = limit("per-ip", 10, 60_000)
 PER_ALL: Final = limit("all", 20, 10_000, per=["global"])
 
 
-def bind(*limits: Limit, **rules: Sequence[str]) -> Bound:
-    return policy(limits, **rules).bind(request())
+def bind(
+    *limits: Limit, deny: Sequence[str] = (), exempt: Sequence[str] = (), passes: Sequence[str] = ()
+) -> Bound:
+    return policy(limits, deny=deny, exempt=exempt, passes=passes).bind(request())
 
 
 def hold(counter: Counter, permits: int, *, room: int = 0, lapse_ms: float = NOW + 1_000) -> None:
     """Put permits into this process's hands."""
-    counter.in_hand, counter.room, counter.lapse_ms, counter.grows_at_ms = permits, room, lapse_ms, NOW + 2_500
+    counter.in_hand, counter.room, counter.lapse_ms, counter.grows_at_ms = (
+        permits,
+        room,
+        lapse_ms,
+        NOW + 2_500,
+    )
 
 
 def close(counter: Counter, *, until_ms: float, cost: int = 1) -> None:

@@ -520,7 +520,8 @@ def test_it_neither_loses_nor_makes_up_a_permit(
 
 @given(
     arrivals=st.lists(
-        st.tuples(st.integers(0, 400), st.integers(0, 2), st.sampled_from("ab"), st.integers(1, 3)), max_size=40
+        st.tuples(st.integers(0, 400), st.integers(0, 2), st.sampled_from("ab"), st.integers(1, 3)),
+        max_size=40,
     ),
     lease=st.booleans(),
 )

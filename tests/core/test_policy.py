@@ -276,7 +276,9 @@ def test_it_spreads_counters_over_shards_by_their_subject() -> None:
     shards = [[counter.shard for counter, _ in bound.charges] for bound in bounds]
     assert all(one == other for one, other in shards)
     assert {one for one, _ in shards} == set(range(8))
-    assert all(f"{{{at}}}" in name for bound, (at, _) in zip(bounds, shards, strict=True) for name in names(bound))
+    assert all(
+        f"{{{at}}}" in name for bound, (at, _) in zip(bounds, shards, strict=True) for name in names(bound)
+    )
 
 
 def test_it_stays_bounded_under_a_flood_of_addresses() -> None:
@@ -345,7 +347,9 @@ PARTS = st.one_of(
     ),
     st.binary(min_size=120, max_size=140),
     st.text("a|%:#/{} é", max_size=8).map(str.encode),
-    st.builds(lambda filler, end: filler * 8_192 + end, st.binary(min_size=1, max_size=1), st.binary(max_size=2)),
+    st.builds(
+        lambda filler, end: filler * 8_192 + end, st.binary(min_size=1, max_size=1), st.binary(max_size=2)
+    ),
 )
 
 
@@ -374,7 +378,9 @@ def test_it_names_counters_in_short_plain_text(parts: tuple[bytes, bytes]) -> No
     rules = policy([limit("l", per=["header:x-part", "header:x-more"])])
 
     for name in names(rules.bind(request(headers={b"x-part": parts[0], b"x-more": parts[1]}))):
-        assert re.fullmatch(r"pc:\{0\}:l:10000/167:[A-Za-z0-9._:/*%~#\-]{1,128}\|[A-Za-z0-9._:/*%~#\-]{1,128}", name)
+        assert re.fullmatch(
+            r"pc:\{0\}:l:10000/167:[A-Za-z0-9._:/*%~#\-]{1,128}\|[A-Za-z0-9._:/*%~#\-]{1,128}", name
+        )
 
 
 @pytest.mark.parametrize(
@@ -478,4 +484,3 @@ def test_it_leaves_what_it_found_with_the_request() -> None:
 
     assert asker.bound is None
     assert rules.bind(asker) is asker.bound
-

@@ -53,7 +53,13 @@ class Counted:
 
 @pytest.mark.parametrize(
     ("window_ms", "slices", "slice_ms"),
-    [(60_000, 60, 1_000), (10_000, 60, 167), (1_000, 60, 20), (1_000, 1, 1_000), (2_678_400_000, 1_000, 2_678_400)],
+    [
+        (60_000, 60, 1_000),
+        (10_000, 60, 167),
+        (1_000, 60, 20),
+        (1_000, 1, 1_000),
+        (2_678_400_000, 1_000, 2_678_400),
+    ],
 )
 def test_it_cuts_a_window_into_slices_of_at_least_20_ms(window_ms: int, slices: int, slice_ms: int) -> None:
     assert slice_for(window_ms, slices) == slice_ms
@@ -285,7 +291,9 @@ MOMENTS = st.lists(
 """Gap, want, need, whether half of the last grant goes back."""
 
 
-def play(moments: list[tuple[int, int, int, bool]], permits: int, **more: int) -> tuple[Counted, int, list[tuple[int, Grant]]]:
+def play(
+    moments: list[tuple[int, int, int, bool]], permits: int, **more: int
+) -> tuple[Counted, int, list[tuple[int, Grant]]]:
     """The counter after this history, the moment of its end, and what it granted when."""
     counter, at_ms = Counted(), 0
     grants: list[tuple[int, Grant]] = []

@@ -45,9 +45,7 @@ def test_it_serves_a_batch_in_the_order_of_its_asks() -> None:
 def test_it_lets_the_second_ask_of_a_counter_see_the_first() -> None:
     store = Store()
     first = store.take_one(key("a"), ask(want=3))
-    returned = ask(want=0)._replace(
-        give_back=2, give_back_slice=first.slice_id, give_back_made=first.made
-    )
+    returned = ask(want=0)._replace(give_back=2, give_back_slice=first.slice_id, give_back_made=first.made)
 
     grants = asyncio.run(store.take([CounterAsk(key("a"), returned), CounterAsk(key("a"), ask(want=3))]))
 

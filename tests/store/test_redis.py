@@ -340,7 +340,17 @@ def test_it_survives_a_key_that_is_no_counter(any_store: StoreServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [b"+OK\r\n", b"*2\r\n:1\r\n:2\r\n", b":7\r\n", b"$-1\r\n", b"*0\r\n", b"-ERR no\r\n", b"?what\r\n", b"*7\r\n:1\r\n"]
+    "reply",
+    [
+        b"+OK\r\n",
+        b"*2\r\n:1\r\n:2\r\n",
+        b":7\r\n",
+        b"$-1\r\n",
+        b"*0\r\n",
+        b"-ERR no\r\n",
+        b"?what\r\n",
+        b"*7\r\n:1\r\n",
+    ],
 )
 def test_it_uses_no_answer_of_another_shape(directory: Path, reply: bytes) -> None:
     """A server that speaks the protocol and is no Redis; it hangs up after its answer."""

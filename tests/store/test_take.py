@@ -23,14 +23,12 @@ NOW: Final = 1_700_000_000_000
 KEYS: Final = (b"pc:{0}:a:60000/1000:x", b"pc:{0}:a:60000/1000:y", b"pc:{0}:a:60000/1000:z")
 
 
-def take(
-    client: redis.Redis, asks: Sequence[tuple[bytes, Ask]], *, now_ms: int | None = NOW
-) -> list[Grant]:
+def take(client: redis.Redis, asks: Sequence[tuple[bytes, Ask]], *, now_ms: int | None = NOW) -> list[Grant]:
     """One call of the script; without `now_ms` by the server's own clock."""
     numbers = pack(f"<{9 * len(asks)}q", *chain.from_iterable(ask for _, ask in asks))
     clock = b"" if now_ms is None else str(now_ms).encode()
     keys = [key for key, _ in asks]
-    reply = client.eval(TAKE.text, len(keys), *keys, clock, numbers)
+    reply = client.eval(TAKE.text.decode(), len(keys), *keys, clock, numbers)
     flat = iter(cast("list[int]", reply))
     return [Grant(*row) for row in zip(*[flat] * 7, strict=True)]
 
@@ -67,7 +65,9 @@ class Histories(RuleBasedStateMachine):
     client: redis.Redis
 
     @initialize(
-        cut=st.sampled_from([(60_000, 1_000), (60_000, 7_000), (90_000, 30_000), (45_000, 45_000), (30_000, 500)]),
+        cut=st.sampled_from(
+            [(60_000, 1_000), (60_000, 7_000), (90_000, 30_000), (45_000, 45_000), (30_000, 500)]
+        ),
         permits=st.sampled_from([0, 1, 3, 10, 50]),
         block_ms=st.sampled_from([0, 0, 700, 100_000]),
     )
@@ -84,7 +84,11 @@ class Histories(RuleBasedStateMachine):
     def soon(self, turns: list[Turn], pause_ms: int) -> None:
         self._play(turns, pause_ms)
 
-    @rule(turns=st.lists(TURNS, min_size=1, max_size=3), slices=st.integers(1, 70), off_ms=st.sampled_from([-1, 0, 1]))
+    @rule(
+        turns=st.lists(TURNS, min_size=1, max_size=3),
+        slices=st.integers(1, 70),
+        off_ms=st.sampled_from([-1, 0, 1]),
+    )
     def around_the_end_of_a_slice(self, turns: list[Turn], slices: int, off_ms: int) -> None:
         end_ms = (self.now_ms // self.slice_ms + slices) * self.slice_ms
         self._play(turns, end_ms + off_ms - self.now_ms)
@@ -138,7 +142,9 @@ class Histories(RuleBasedStateMachine):
         slice_id = one.slice_id - (returning == "wrong slice")
         wrong = returning == "wrong state"
         return (
-            asked._replace(give_back=permits, give_back_slice=slice_id, give_back_made=one.made + 1_000_000 * wrong),
+            asked._replace(
+                give_back=permits, give_back_slice=slice_id, give_back_made=one.made + 1_000_000 * wrong
+            ),
             asked._replace(give_back=permits, give_back_slice=slice_id, give_back_made=other.made + wrong),
         )
 

@@ -1,0 +1,51 @@
+"""The bound for real: four processes, one store, one hot subject, and an oracle over every recorded answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from tests.gates import Gate
+from tests.load import Said, certainly_busiest, forwarded, press
+from tests.stores import StoreServer
+
+LIMITS: Final = {"/second": (60, 1.0), "/two": (150, 2.0), "/leased": (400, 2.0)}
+"""Path -> permits and window in seconds."""
+
+# What an outage admits is another bound (and another test): here it would admit nothing.
+DOCUMENT: Final = """
+store: {outage: closed, deadline_ms: 200}
+limits:
+  - {name: second, per: [ip], permits: 60, window: 1s, match: {paths: [/second]}}
+  - {name: two, per: [ip], permits: 150, window: 2s, lease: never, match: {paths: [/two]}}
+  - {name: leased, per: [global], permits: 400, window: 2s, match: {paths: [/leased]}}
+"""
+LASTING_S: Final = 6.0
+PER_S: Final = 1_500
+"""A third of it goes to each path: eight, seven and two and a half times the limit."""
+
+
+@pytest.fixture
+def said(valkey: StoreServer, start_gate: Callable[..., Gate]) -> list[Said]:
+    """Every answer of four gates in some seconds well above the limits."""
+    gates = [start_gate(DOCUMENT, store_url=valkey.url()) for _ in range(4)]
+    requests = [(path, forwarded(path, "203.0.113.9")) for path in LIMITS]
+    ports = [gate.check_port for gate in gates]
+    return asyncio.run(press(ports, requests, connections=4, per_s=PER_S, lasting_s=LASTING_S))
+
+
+def test_it_admits_at_most_the_limit_in_any_interval_and_most_of_it(said: list[Said]) -> None:
+    assert {one.status for one in said} == {200, 429}
+    for path, (permits, window_s) in LIMITS.items():
+        admitted = [one for one in said if one.target == path and one.status == 200]
+        asked = sum(one.target == path for one in said)
+        settled = [one for one in admitted if one.answer_s >= admitted[0].start_s + window_s]
+        seconds = said[-1].answer_s - (admitted[0].start_s + window_s)
+
+        assert asked > 1.5 * len(admitted), f"{path}: the load was no load"
+        assert certainly_busiest(admitted, window_s) <= permits, path
+        assert certainly_busiest(admitted, window_s) >= 0.9 * permits, f"{path}: the oracle saw too little"
+        assert len(settled) >= 0.9 * permits * seconds / window_s, f"{path}: the limit was not used"

@@ -1,0 +1,341 @@
+"""Outages for real: a gate process and a store that is stopped, killed, restarted, paused, while under load.
+
+Waiting is bounded by the gate's own histogram in many deadlines, never by this machine's mood.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.gates import Gate
+from tests.servers import eventually
+from tests.stores import StoreServer
+from tests.traffic import Traffic, traffic
+
+StartGate = Callable[..., Gate]
+StartStore = Callable[..., StoreServer]
+Adversity = Callable[[StoreServer], AbstractContextManager[None]]
+
+PERMITS = 60
+OUTAGE_S = 0.8
+PAUSE_MS = 3_000
+"""Of CLIENT PAUSE, which nobody can take back: longer than until the outage is noticed, and OUTAGE_S."""
+MANY_DEADLINES_S = 0.65536
+"""32 deadlines, a bucket of the histogram; without the deadline everybody would wait for more than a second."""
+
+RULES = f"""
+limits:
+  - {{name: local, per: [ip], permits: {PERMITS}, window: 1m, match: {{paths: ["/local"]}}}}
+  - {{name: open, per: [ip], permits: 100000, window: 1m, outage: open, match: {{paths: ["/open"]}}}}
+  - {{name: closed, per: [ip], permits: 100000, window: 1m, outage: closed, match: {{paths: ["/closed"]}}}}
+"""
+PATHS = ("/local", "/open", "/closed")
+
+
+def up(gate: Gate) -> bool:
+    return gate.metric("portcullis_store_up") == 1
+
+
+def asks_the_store(gate: Gate) -> bool:
+    """Whether a fresh client's request is decided by the store."""
+    before = gate.metric("portcullis_decisions_total", source="store")
+    gate.forward("203.0.113.200", "/open")
+    return gate.metric("portcullis_decisions_total", source="store") > before
+
+
+def waited_long(gate: Gate) -> float:
+    """Decisions that took longer than many deadlines."""
+    name = "portcullis_decision_seconds"
+    return gate.metric(f"{name}_count") - gate.metric(f"{name}_bucket", le=str(MANY_DEADLINES_S))
+
+
+@contextmanager
+def stopped(store: StoreServer) -> Iterator[None]:
+    with store.server.paused():
+        yield
+
+
+@contextmanager
+def killed(store: StoreServer) -> Iterator[None]:
+    store.server.kill()
+    try:
+        yield
+    finally:
+        store.server.start()
+
+
+@contextmanager
+def client_pause(store: StoreServer) -> Iterator[None]:
+    """It takes commands and answers none of them."""
+    with store.client() as client:
+        client.client_pause(PAUSE_MS)
+        yield
+        client.ping()  # answered when the pause is over
+
+
+@contextmanager
+def flapping(store: StoreServer) -> Iterator[None]:
+    """There and away, for as long as the others are away; away at the end."""
+    for _ in range(4):
+        with store.server.paused():
+            time.sleep(OUTAGE_S / 8)
+        time.sleep(OUTAGE_S / 8)
+    with store.server.paused():
+        yield
+
+
+@pytest.mark.parametrize("adversity", [stopped, killed, client_pause, flapping])
+def test_it_follows_each_limits_policy_under_load_and_recovers(
+    start_gate: StartGate, start_valkey: StartStore, adversity: Adversity
+) -> None:
+    store = start_valkey()
+    gate = start_gate(RULES, store_url=store.url())
+    with traffic(gate, paths=PATHS) as asked:
+        eventually(lambda: len(asked.told) > 100, "the load runs")
+        with adversity(store):
+            eventually(lambda: not up(gate), "the outage is noticed")
+            noticed_s = time.monotonic()
+            time.sleep(OUTAGE_S)
+            ended_s = time.monotonic()
+        eventually(lambda: up(gate) and asks_the_store(gate), "the gate asks the store again")
+        recovered_s = time.monotonic()
+        eventually(lambda: len(asked.between(recovered_s)) > 100, "the load goes on")
+
+    during, after = asked.between(noticed_s, ended_s), asked.between(recovered_s)
+    assert {told.status for told in during if told.path == "/closed"} == {503}
+    assert {told.status for told in asked.told if told.path == "/open"} == {200}
+    assert {told.status for told in after if told.path == "/closed"} == {200}
+    assert {told.status for told in asked.told if told.path == "/local"} == {200, 429}
+    # The window is longer than the test. A store that is killed forgets, so then what it granted before is left out.
+    counted = asked.between(noticed_s) if adversity is killed else asked.told
+    assert PERMITS <= sum(told.allows("/local") for told in counted) <= 2 * PERMITS
+    assert waited_long(gate) == 0
+
+
+def test_it_admits_at_most_twice_the_permits_until_one_window_after_the_outage(
+    start_gate: StartGate, start_valkey: StartStore
+) -> None:
+    window_s = 5
+    store = start_valkey()
+    rules = f"limits: [{{name: local, per: [ip], permits: {PERMITS}, window: {window_s}s}}]"
+    gate = start_gate(rules, store_url=store.url())
+    with traffic(gate, paths=["/"]) as asked:
+        eventually(lambda: len(asked.told) > 20, "the load runs")
+        with store.server.paused():
+            began_s = time.monotonic()
+            eventually(lambda: not up(gate), "the outage is noticed")
+            time.sleep(OUTAGE_S)
+        ended_s = time.monotonic()
+        eventually(lambda: time.monotonic() > ended_s + window_s, "a window goes by", within_s=2 * window_s)
+
+    counted = [told for told in asked.between(began_s, ended_s + window_s) if told.allows("/")]
+    assert PERMITS <= len(counted) <= 2 * PERMITS
+
+
+def test_it_does_not_notice_that_the_stores_scripts_are_flushed(
+    start_gate: StartGate, start_valkey: StartStore
+) -> None:
+    store = start_valkey()
+    gate = start_gate(RULES, store_url=store.url())
+    with store.client() as client, traffic(gate, paths=PATHS) as asked:
+        for batches in range(100, 1_100, 50):
+            client.script_flush()
+            eventually(partial(_goes_on, asked, batches), "the load goes on")
+
+    assert gate.metric("portcullis_store_errors_total") == 0
+    assert gate.metric("portcullis_decisions_total", source="outage") == 0
+    assert sum(told.allows("/local") for told in asked.told) == PERMITS
+
+
+def _goes_on(asked: Traffic, count: int) -> bool:
+    return len(asked.told) > count
+
+
+def test_it_costs_nobody_a_wait_once_the_outage_is_known(
+    start_gate: StartGate, start_valkey: StartStore
+) -> None:
+    store = start_valkey()
+    gate = start_gate(RULES, store_url=store.url())
+    with store.server.paused():
+        gate.forward("203.0.113.1", "/open")
+        eventually(lambda: not up(gate), "the outage is noticed")
+        name = "portcullis_decision_seconds_bucket"
+        before = gate.metric(name, le="+Inf") - gate.metric(name, le="0.01024")
+        answers = [gate.forward(f"198.51.100.{n}", "/open").status for n in range(100)]
+        slow = gate.metric(name, le="+Inf") - gate.metric(name, le="0.01024") - before
+
+    assert answers == [200] * 100
+    assert slow < 50, "half a deadline: only a busy machine takes so long"
+
+
+# --- shares ----------------------------------------------------------------------
+
+
+def signs_of_life(store: StoreServer) -> dict[bytes, float]:
+    """When each replica last said that it lives, in the store's milliseconds."""
+    with store.client() as client:
+        return dict(client.zrange("pc:{control}:replicas", 0, -1, withscores=True))
+
+
+def everybody_hears(store: StoreServer, *, replicas: int = 1) -> None:
+    """Wait until each replica has twice said that it lives, and so has twice heard what the store says."""
+    eventually(lambda: len(signs_of_life(store)) == replicas, "all are there")
+    for _ in range(2):
+        before = signs_of_life(store)
+        eventually(partial(_all_later, store, before), "a sign of life of each")
+
+
+def _all_later(store: StoreServer, before: dict[bytes, float]) -> bool:
+    now = signs_of_life(store)
+    return all(now.get(name, 0.0) > ms for name, ms in before.items())
+
+
+def test_it_shares_the_permits_of_an_outage_among_the_replicas(
+    start_gate: StartGate, start_valkey: StartStore
+) -> None:
+    store = start_valkey()
+    rules = "limits: [{name: local, per: [ip], permits: 7, window: 1m}]"
+    gates = [start_gate(rules, store_url=store.url()) for _ in range(2)]
+    everybody_hears(store, replicas=2)
+
+    store.server.kill()
+    admitted = [[gate.forward("203.0.113.9").status for _ in range(10)].count(200) for gate in gates]
+    store.server.start()
+
+    assert sorted(admitted) == [3, 4]
+
+
+def test_it_keeps_the_shares_while_the_store_flaps(start_gate: StartGate, start_valkey: StartStore) -> None:
+    store = start_valkey()
+    rules = f"limits: [{{name: local, per: [ip], permits: {PERMITS}, window: 1m}}]"
+    gates = [start_gate(rules, store_url=store.url()) for _ in range(2)]
+    everybody_hears(store, replicas=2)
+
+    with traffic(*gates, paths=["/"], connections=2) as asked:
+        for _ in range(3):
+            with flapping(store):
+                eventually(lambda: not up(gates[0]) and not up(gates[1]), "the outage is noticed")
+            eventually(lambda: up(gates[0]) and up(gates[1]), "both ask the store again")
+
+    assert PERMITS <= sum(told.allows("/") for told in asked.told) <= 2 * PERMITS
+    assert waited_long(gates[0]) == waited_long(gates[1]) == 0
+
+
+# --- away at the start ---------------------------------------------------------------
+
+
+def test_it_starts_without_a_store_and_finds_it_later(
+    start_gate: StartGate, start_valkey: StartStore
+) -> None:
+    store = start_valkey()
+    store.server.stop()
+
+    gate = start_gate(RULES, store_url=store.url())
+    ready = json.loads(gate.admin("/readyz", token=None).body)
+    alone = {path: gate.forward("203.0.113.9", path).status for path in PATHS}
+    store.server.start()
+    eventually(lambda: up(gate) and asks_the_store(gate), "the gate finds the store")
+
+    assert ready["ready"]
+    assert ready["checks"]["store"] == "outage policy"
+    assert alone == {"/local": 200, "/open": 200, "/closed": 503}
+    assert [event["event"] for event in gate.events() if event["event"].startswith("store_")] == [
+        "store_down",
+        "store_up",
+    ]
+
+
+def test_it_starts_while_the_store_says_nothing(start_gate: StartGate, start_valkey: StartStore) -> None:
+    store = start_valkey()
+    with store.server.paused():
+        gate = start_gate(RULES, store_url=store.url())
+        alone = gate.forward("203.0.113.9", "/closed").status
+    eventually(lambda: up(gate) and asks_the_store(gate), "the gate finds the store")
+
+    assert alone == 503
+
+
+# --- attack mode -----------------------------------------------------------------------
+
+MODE = "pc:{control}:attack"
+
+
+def attacked(gate: Gate) -> bool:
+    return gate.metric("portcullis_attack_mode") == 1
+
+
+def switch(store: StoreServer, mode: str) -> None:
+    with store.client() as client:
+        client.hset(MODE, "mode", mode)
+
+
+def test_it_follows_attack_mode_and_reads_no_silence_as_off(
+    start_gate: StartGate, start_valkey: StartStore
+) -> None:
+    store = start_valkey()
+    gate = start_gate(store_url=store.url())
+    switch(store, "on")
+    eventually(lambda: attacked(gate), "attack mode is followed")
+    refused = gate.forward("203.0.113.9")
+
+    with store.client() as client:
+        client.delete(MODE)
+    everybody_hears(store)
+    deleted = attacked(gate)
+    with killed(store):
+        eventually(lambda: gate.metric("portcullis_store_errors_total") > 1, "the silence is noticed")
+        silent = attacked(gate)
+    everybody_hears(store)
+    emptied = attacked(gate)
+    switch(store, "off")
+    eventually(lambda: not attacked(gate), "an explicit off is followed")
+
+    assert (refused.status, json.loads(refused.body)["code"]) == (503, "attack_mode")
+    assert (deleted, silent, emptied) == (True, True, True)
+    assert gate.forward("203.0.113.9").status == 200
+    assert [event["on"] for event in gate.events() if event["event"] == "attack_mode"] == [True, False]
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_it_keeps_attack_mode_on_disk(
+    start_gate: StartGate, start_valkey: StartStore, directory: Path, mode: str
+) -> None:
+    store = start_valkey()
+    other = {"on": "off", "off": "on"}[mode]
+    rules = f"attack_mode: {{unknown: {other}}}"
+    gate = start_gate(rules, store_url=store.url(), state_dir=directory / "state")
+    switch(store, "on")
+    eventually(lambda: attacked(gate), "attack mode is followed")
+    switch(store, mode)
+    everybody_hears(store)
+    gate.server.stop()
+    store.server.stop()
+
+    again = start_gate(rules, store_url=store.url(), state_dir=directory / "state")
+
+    assert again.forward("203.0.113.9").status == {"on": 503, "off": 200}[mode]
+
+
+def test_it_takes_unknown_for_on_where_the_document_says_so(
+    start_gate: StartGate, start_valkey: StartStore
+) -> None:
+    store = start_valkey()
+    store.server.stop()
+    gate = start_gate("attack_mode: {unknown: on, pass: [192.0.2.1]}", store_url=store.url())
+    away = gate.forward("203.0.113.9").status
+
+    store.server.start()
+    everybody_hears(store)
+    nothing_said = gate.forward("203.0.113.9").status
+    switch(store, "off")
+    eventually(lambda: not attacked(gate), "an explicit off is followed")
+
+    assert (away, nothing_said) == (503, 503)
+    assert gate.forward("203.0.113.9").status == 200
