@@ -107,7 +107,7 @@ def counters(effort: Effort) -> Findings:
                 "Live counters: time",
                 "counters in the store",
                 "µs",
-                {"CPU of the gate, a decision": gate_us, "time of the store, a counter": store_us},
+                {"gate CPU, a decision": gate_us, "store, a counter": store_us},
             ),
             Curve(
                 "Live counters: memory",

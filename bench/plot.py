@@ -82,7 +82,7 @@ def _panel(curve: Curve) -> str:
             f'<circle cx="{label_x + 4}" cy="49" r="4" fill="{colour}"/>'
             f'<text x="{label_x + 12}" y="53">{escape(name)}</text>'
         )
-        label_x += 24 + 6.3 * len(name)
+        label_x += 30 + 6.6 * len(name)
     return "".join(parts)
 
 

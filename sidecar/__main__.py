@@ -22,14 +22,14 @@ def main() -> None:
         case ["serve", "--config", document] if document and not document.startswith("-"):
             sys.exit(_serve(Path(document)))
         case _:
-            from sidecar.cli import main as command_line  # noqa: PLC0415 — see above
+            from sidecar.cli import main as command_line  # noqa: PLC0415 - only when asked for: see above
 
             command_line()
 
 
 def _serve(document: Path | None) -> int:
     with _no_authorities():
-        from sidecar.serve import serve  # noqa: PLC0415 — see above
+        from sidecar.serve import serve  # noqa: PLC0415 - only when asked for: see above
 
     return serve(document, os.environ)
 

@@ -94,7 +94,7 @@ class Channel:
         return cls(*await asyncio.open_unix_connection(sock=end, limit=READ_AHEAD))
 
     def send(self, frame: bytes) -> None:
-        """Send a message, as `framed` made it. Does not wait, and does nothing when the other end is gone."""
+        """Send a message, as `framed` made it, without waiting until it has arrived."""
         self._writer.write(frame)
 
     async def receive(self) -> Message | None:

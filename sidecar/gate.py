@@ -152,7 +152,10 @@ class Gate:
 
     def look_alone(self, counter: Counter, need: int) -> Grant:
         """What this replica's share of a limit has left for an outage; takes nothing."""
-        return self._take_local(counter, 0, need)
+        ask = self._ask_alone(counter, 0, need)
+        return self._local.take_one(
+            counter.key, ask._replace(permits=max(0, ask.permits - self._carried(counter)))
+        )
 
     async def start(self) -> None:
         """Start the lanes; the first probe decides whether the store is there."""
@@ -274,9 +277,6 @@ class Gate:
         if not self._open:
             self._open = True
             self._watch.store_up(False)
-            # What is in hand was granted under the store's window, what follows under the local one:
-            # spending both would exceed twice the permits.
-            self._ledger.release_all()
         waiting, self._waiting = self._waiting, deque()
         self._answer_alone(waiting)
         if self._probing is None or self._probing.done():
@@ -333,10 +333,24 @@ class Gate:
                     wake.set()
 
     def _take_local(self, counter: Counter, want: int, need: int) -> Grant:
-        """This replica's share of a limit, counted in memory: floor(permits / replicas), the
-        remainder to the first replicas by rank."""
+        """Take from this replica's share of a limit, counted in memory.
+
+        What the store granted ahead may have been spent after it fell silent and before that was noticed,
+        or may lie in hand still. It counts here, too: else an outage would admit that much more than
+        twice the permits.
+        """
+        if carried := self._carried(counter):
+            self._local.take_one(counter.key, self._ask_alone(counter, carried, 1)._replace(block_ms=0))
+            counter.left = 0
+        return self._local.take_one(counter.key, self._ask_alone(counter, want, need))
+
+    def _carried(self, counter: Counter) -> int:
+        """Permits granted ahead that the share does not know of yet, and that its window still counts."""
+        return counter.left if self._clock_ms() < counter.lapse_ms + counter.limit.window_ms else 0
+
+    def _ask_alone(self, counter: Counter, want: int, need: int) -> Ask:
+        """Of this replica's share: floor(permits / replicas), the remainder to the first replicas by rank."""
         limit = counter.limit
         replicas = self._ledger.replicas
         share = counter.permits // replicas + (1 if self.rank < counter.permits % replicas else 0)
-        ask = Ask(share, limit.window_ms, limit.slice_ms, want, need, block_ms=limit.block_ms)
-        return self._local.take_one(counter.key, ask)
+        return Ask(share, limit.window_ms, limit.slice_ms, want, need, block_ms=limit.block_ms)

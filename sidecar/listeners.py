@@ -10,7 +10,7 @@ import grp
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from sidecar.document.notations import Endpoint, TcpEndpoint, UnixEndpoint
@@ -68,35 +68,32 @@ def _shared(endpoint: TcpEndpoint, processes: int) -> list[socket.socket]:
         # The kernel would let us share the port with another gate of the same user: half of the
         # requests would be decided by the wrong rules. A socket that does not share finds out.
         _tcp(endpoint, shared=False).close()
-    first = _tcp(endpoint, shared=True)
-    chosen = TcpEndpoint(endpoint.host, first.getsockname()[1])
-    listeners = [first]
-    try:
-        listeners.extend(_tcp(chosen, shared=True) for _ in range(processes - 1))
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
+    with ExitStack() as undo:
+        first = undo.enter_context(_tcp(endpoint, shared=True))
+        chosen = TcpEndpoint(endpoint.host, first.getsockname()[1])
+        others = [undo.enter_context(_tcp(chosen, shared=True)) for _ in range(processes - 1)]
+        undo.pop_all()
+    return [first, *others]
 
 
 def _tcp(endpoint: TcpEndpoint, *, shared: bool) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
         endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
+    with ExitStack() as undo:
+        listener = undo.enter_context(socket.socket(family, kind, protocol))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        try:
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                raise OSError(errno.EADDRINUSE, TAKEN) from exc
+            raise
         listener.setblocking(False)
-    except OSError as exc:
-        listener.close()
-        if exc.errno == errno.EADDRINUSE:
-            raise OSError(errno.EADDRINUSE, TAKEN) from exc
-        raise
+        undo.pop_all()
     return listener
 
 
@@ -105,24 +102,19 @@ def _unix(endpoint: UnixEndpoint) -> socket.socket:
     path = str(endpoint.path)
     group_id = -1 if endpoint.group is None else _group_id(endpoint.group)
     _make_way(endpoint)
-    listener = socket.socket(socket.AF_UNIX)
-    try:
+    with ExitStack() as undo:
+        listener = undo.enter_context(socket.socket(socket.AF_UNIX))
         mask = os.umask(0o777)
         try:
             listener.bind(path)
         finally:
             os.umask(mask)
-        try:
-            os.chown(path, -1, group_id)
-            endpoint.path.chmod(endpoint.mode)
-            listener.listen(BACKLOG)
-            listener.setblocking(False)
-        except BaseException:
-            endpoint.path.unlink()
-            raise
-    except BaseException:
-        listener.close()
-        raise
+        undo.callback(endpoint.path.unlink)
+        os.chown(path, -1, group_id)
+        endpoint.path.chmod(endpoint.mode)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        undo.pop_all()
     return listener
 
 

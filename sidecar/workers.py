@@ -77,7 +77,8 @@ class _Worker:
         self._gone = False
 
     def tell(self, frame: bytes) -> None:
-        self._channel.send(frame)
+        if not self._gone:
+            self._channel.send(frame)
 
     async def ask(self, frame: bytes) -> Message:
         """Its answer to a message. Raises WorkerEnded; one that keeps silent is killed."""

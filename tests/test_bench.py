@@ -52,7 +52,11 @@ def test_it_runs_and_writes_what_it_found(tmp_path: Path) -> None:
 
 def test_it_says_which_questions_there_are() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "bench", "--only", "nonsense"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "bench", "--only", "nonsense"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert ran.returncode == 2
@@ -75,7 +79,9 @@ def test_it_judges_a_row_by_its_goal(goal: Goal | None, measured: float | None, 
 
 
 def test_it_names_what_is_missing_in_the_row_that_needs_it() -> None:
-    shown = table([Row("a row", None, goal=Goal(1.0), note="needs wrk: apt-get install wrk"), Row("another", 1.5)])
+    shown = table(
+        [Row("a row", None, goal=Goal(1.0), note="needs wrk: apt-get install wrk"), Row("another", 1.5)]
+    )
 
     assert [line.split()[:2] for line in shown.splitlines()[1:]] == [["a", "row"], ["another", "1.5"]]
     assert "missing" in shown

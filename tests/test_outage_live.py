@@ -34,7 +34,7 @@ RULES = f"""
 limits:
   - {{name: local, per: [ip], permits: {PERMITS}, window: 1m, match: {{paths: ["/local"]}}}}
   - {{name: open, per: [ip], permits: 100000, window: 1m, outage: open, match: {{paths: ["/open"]}}}}
-  - {{name: closed, per: [ip], permits: 100000, window: 1m, outage: closed, match: {{paths: ["/closed"]}}}}
+  - {{name: closed, per: [ip], permits: 100000, window: 1m, outage: closed, lease: never, match: {{paths: ["/closed"]}}}}
 """
 PATHS = ("/local", "/open", "/closed")
 

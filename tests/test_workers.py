@@ -234,12 +234,14 @@ def test_it_waits_longer_for_a_worker_that_keeps_dying(valkey: StoreServer, star
     def restarts() -> list[float]:
         return [event["pause_s"] for event in gate.events() if event["event"] == "worker_restarted"]
 
-    victim = workers_of(gate)[0]
-    other = workers_of(gate)[1]
+    def noticed(deaths: int) -> Callable[[], bool]:
+        return lambda: len(restarts()) >= deaths
+
+    victim, other = workers_of(gate)
     while len(restarts()) < 5:
         died = len(restarts())
         os.kill(victim, ENDED)
-        eventually(lambda died=died: len(restarts()) > died, "the death is noticed")  # type: ignore[misc] — bound now
+        eventually(noticed(died + 1), "the death is noticed")
         eventually(lambda: len(workers_of(gate)) == 2, "there is a successor")
         victim = next(pid for pid in workers_of(gate) if pid != other)
 
@@ -389,6 +391,29 @@ def test_it_switches_all_workers_or_none(directory: Path, valkey: StoreServer) -
     asyncio.run(scenario())
 
 
+def test_it_switches_nobody_when_a_worker_dies_on_the_way(directory: Path, valkey: StoreServer) -> None:
+    config = configuration(directory)
+
+    async def scenario() -> None:
+        crew = crew_of(config, valkey)
+        await crew.start()
+        stuck = pids_of(crew)[0]
+        os.kill(stuck, signal.SIGSTOP)
+        switching = asyncio.create_task(crew.adopt(replace(config, limits=()), layout_of(config)))
+        await until(lambda: crew._switching.locked())
+        os.kill(stuck, ENDED)
+
+        with pytest.raises(WorkersFailed, match="one ended meanwhile"):
+            await switching
+        assert crew.policy().limits == config.limits
+        await until(lambda: stuck not in pids_of(crew) and len(crew.snapshots()) == 2)
+        await crew.adopt(replace(config, limits=()), layout_of(config))
+        assert crew.policy().limits == ()
+        await crew.stop(0.1)
+
+    asyncio.run(scenario())
+
+
 def test_it_brings_late_workers_to_the_configuration_in_force(
     directory: Path, valkey: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,7 +445,7 @@ def pids_of(crew: WorkerCrew) -> list[int]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 — it is another process's turn, and no event tells
+        while not condition():  # noqa: ASYNC110 - it is another process's turn, and no event tells
             await asyncio.sleep(0)
 
 

@@ -63,6 +63,7 @@ class Counter:
     room, grows_at_ms  room at the store as last told, and when it grows
     waiting, least     sum and smallest of the costs that wait for the next batch
     granted, lease     what the last slice used, and what to ask for beyond what waits
+    left               what the last batch left in hand: so much at most was spent since without asking
 
     Most counters are asked once and never seen again, so what is not yet known stays in the class:
     making one costs four assignments instead of twenty.
@@ -73,6 +74,7 @@ class Counter:
     slice_id = 0
     made = 0
     granted = 0
+    left = 0
     closed_until_ms = 0.0
     closed_cost = 1
     retry_at_ms = 0.0
@@ -230,8 +232,13 @@ class Ledger:
     def settle(self, batch: Batch) -> None:
         """After the waiting requests were judged again: remember who still holds permits."""
         for counter in batch.counters:
-            if counter is not None and counter.in_hand:
+            if counter is None:
+                continue
+            if counter.in_hand:
+                counter.left = counter.in_hand
                 self._holding[counter] = None
+            elif counter.left:
+                counter.left = 0
 
     def sweep(self, now_ms: float) -> None:
         """Queue for return what lapsed or lies idle; to be called about four times a second."""
@@ -256,6 +263,7 @@ class Ledger:
         counter.idle_sweeps = 0
         if counter.in_hand:
             self._give_back(counter, counter.in_hand, counter.slice_id, counter.made)
+            counter.left = max(0, counter.left - counter.in_hand)
             counter.in_hand = 0
             counter.lease = 0
             counter.closed_until_ms = 0.0

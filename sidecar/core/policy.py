@@ -11,7 +11,7 @@ Nothing here reads files, knows the store or tells the time.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes
@@ -92,11 +92,16 @@ class Bound:
 
 
 class _LimitRule(NamedTuple):
-    """A limit that a route comes under. `usual`: every request costs 1, by its address, and it is enforced."""
+    """A limit that a route comes under.
+
+    names  what its counters' names in the store begin with, for each shard
+    usual  every request costs 1, by its address, and it is enforced
+    """
 
     limit: Limit
     counters: Recent[str, Counter]
     route: str
+    names: tuple[str, ...]
     usual: bool
 
 
@@ -152,11 +157,7 @@ class Policy:
             Reason.ATTACK_MODE, status=attack_status, retry_after_s=attack_retry_after_s, rule="attack_mode"
         )
         self._ledger = ledger
-        self._names = {
-            (shard, limit.name): f"{prefix}{{{shard}}}:{limit.name}:{limit.window_ms}/{limit.slice_ms}:"
-            for shard in range(ledger.shards)
-            for limit in limits
-        }
+        self._prefix = prefix
         self._hash_key = hash_key
         self._hashed_headers = frozenset(
             header
@@ -192,7 +193,7 @@ class Policy:
         if self._judges_content:
             case += (request.content_type, request.content_length, request.tls)
         if self._read_headers:
-            case += tuple([request.headers.get(name) for name in self._read_headers])
+            case += tuple([self._unsecret(request.headers, name) for name in self._read_headers])
         if request.cost is not None or request.malformed is not None:
             case += (request.cost, request.malformed)
         bound = self._bounds.get(case)
@@ -244,6 +245,11 @@ class Policy:
         """The public name of an opaque key: BLAKE2b-128 keyed with the fleet's hash key, in hex."""
         return blake2b(key, digest_size=16, key=self._hash_key).hexdigest().encode()
 
+    def _unsecret(self, headers: Mapping[bytes, bytes], name: bytes) -> bytes | None:
+        """A header's value, or its keyed hash where it may be a credential: that is not to be remembered."""
+        value = headers.get(name)
+        return self.key_id(value) if value and name in self._hashed_headers else value
+
     def objections(self, request: Request) -> list[Finding]:
         """Everything that lists and filters say against a request, shadow rules included."""
         facts = self._facts_of(request.address)
@@ -278,7 +284,8 @@ class Policy:
         counter = rule.counters.get(subject)
         if counter is None:
             limit = rule.limit
-            counter = Counter(limit, limit.permits, *self.name(limit, subject))
+            shard = crc32(subject.encode()) % self._ledger.shards if len(rule.names) > 1 else 0
+            counter = Counter(limit, limit.permits, (rule.names[shard] + subject).encode(), shard)
             rule.counters.add(subject, counter)
         return counter
 
@@ -290,12 +297,6 @@ class Policy:
             terms = Terms(tuple(limits), policy_header(policies), ratelimit_format(names))
             self._terms[names] = terms
         return terms
-
-    def name(self, limit: Limit, subject: str) -> tuple[bytes, int]:
-        """The counter's name in the store, and its shard."""
-        shards = self._ledger.shards
-        shard = crc32(subject.encode()) % shards if shards > 1 else 0
-        return f"{self._names[shard, limit.name]}{subject}".encode(), shard
 
     def _subject(self, limit: Limit, request: Request, address: str, route: str, key_id: bytes) -> str | None:
         """The subject's name: one escaped part per dimension; None if a part is absent."""
@@ -318,11 +319,16 @@ class Policy:
                     value = request.headers.get(header)
                     if not value:
                         return None
-                    hashed = header in self._hashed_headers
-                    parts.append(self.key_id(value).decode() if hashed else _escape(value))
+                    known = self._unsecret(request.headers, header) or b""
+                    parts.append(_escape(known))
                 case _:
                     return None
         return "|".join(parts)
+
+    def _names_of(self, limit: Limit) -> tuple[str, ...]:
+        """What the names of a limit's counters in the store begin with, for each shard."""
+        limit_part = f"{limit.name}:{limit.window_ms}/{limit.slice_ms}"
+        return tuple([f"{self._prefix}{{{shard}}}:{limit_part}:" for shard in range(self._ledger.shards)])
 
     def _facts_of(self, address: str) -> _Facts:
         facts = self._facts.get(address)
@@ -337,7 +343,7 @@ class Policy:
         if rules is None:
             filters = [rule for rule, matcher in self._filters if matcher.route(*route) is not None]
             limits = [
-                _LimitRule(limit, counters, name, _is_usual(limit))
+                _LimitRule(limit, counters, name, self._names_of(limit), _is_usual(limit))
                 for limit, matcher, counters in self._limits
                 if (name := matcher.route(*route)) is not None
             ]

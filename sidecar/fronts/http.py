@@ -33,18 +33,19 @@ from sidecar.fronts.wire import PIECE, MessageReader, Refusal
 class Slot:
     """One answer owed by a connection, in the order of the requests; the Waiter that the gate answers."""
 
-    __slots__ = ("connection", "front", "keep_alive", "raw", "request", "request_id", "started_s", "verdict")
+    front: Front
+    request: Request
+    raw: bytes | None = None
+    """An answer that needs no verdict."""
+    request_id = b""
+    started_s = 0.0
+    keep_alive = True
+    verdict: Verdict | None = None
 
     def __init__(self, connection: CheckProtocol | None, raw: bytes | None = None) -> None:
         self.connection = connection
-        self.raw = raw
-        """An answer that needs no verdict."""
-        self.front: Front
-        self.request: Request
-        self.request_id = b""
-        self.started_s = 0.0
-        self.keep_alive = True
-        self.verdict: Verdict | None = None
+        if raw is not None:
+            self.raw = raw
 
     def answer(self, verdict: Verdict) -> None:
         """The gate's verdict. Does nothing when the client has gone."""
@@ -363,8 +364,9 @@ class CheckProtocol(asyncio.Protocol):
         slot = self._spare
         slot.front = front
         slot.request = request
-        slot.keep_alive = keep_alive
         slot.started_s = started_s
+        if not keep_alive:
+            slot.keep_alive = False
         self._slots.append(slot)
         self._spare = Slot(self)
 

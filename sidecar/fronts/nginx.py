@@ -67,26 +67,29 @@ class NginxFront:
                 uri, authority = _path_and_host(uri, url)
             if uri is None:
                 raise Malformed("the proxy did not say the client's URI")
-            host = datum.host(authority)
+            if authority:
+                host = datum.host(authority)
             path = canonical_path(split_target(uri)[0])
             if said := get(b"x-original-length"):
                 length = datum.length(said)
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
-        return Request(
-            address=address,
-            method=method,
-            host=host,
-            path=path,
-            headers=headers,
-            content_type=get(b"content-type"),
-            content_length=length,
-            tls=datum.tls_version(headers) if b"x-original-tls" in headers else None,
-            key=datum.credential(headers, self._credential_headers),
-            request_id=datum.request_id(said_id) if (said_id := get(b"x-request-id")) else None,
-            malformed=malformed,
-            bodiless=True,
-        )
+        request = Request(address=address, method=method, host=host, path=path, headers=headers)
+        request.bodiless = True
+        # Most of what follows most requests do not have; asking costs less than passing it on.
+        if malformed is not None:
+            request.malformed = malformed
+        if length is not None:
+            request.content_length = length
+        if content_type := get(b"content-type"):
+            request.content_type = content_type
+        if b"x-original-tls" in headers:
+            request.tls = datum.tls_version(headers)
+        if key := datum.credential(headers, self._credential_headers):
+            request.key = key
+        if request_id := get(b"x-request-id"):
+            request.request_id = datum.request_id(request_id)
+        return request
 
     def write(self, request: Request, verdict: Verdict, request_id: bytes, keep_alive: bool) -> bytes:
         if verdict.reason.allowed:

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
@@ -104,13 +105,13 @@ class EmbeddedStore:
         self._tidy()
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
+        deadline_s = time.monotonic() + START_S
+        while time.monotonic() < deadline_s:
             if self._answers():
                 return
-            time.sleep(0.01)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=0.01)
+                break
         self._process.kill()
         self._process.wait()
         self._tidy()

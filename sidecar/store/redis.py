@@ -97,6 +97,7 @@ class RedisStore:
     async def _call(self, command: list[bytes]) -> object:
         """One command, one reply; on any doubt about whose reply comes next the connection is dropped."""
         connection = self._connection
+        sure = False
         try:
             async with asyncio.timeout(self._patience_s):
                 if _hung_up(connection):
@@ -105,18 +106,18 @@ class RedisStore:
                     pack_command(tuple[Any, ...](command)), check_health=False
                 )
                 reply: object = await connection.read_response(disable_decoding=True, timeout=math.inf)
-                return reply
+            sure = True
+            return reply
+        except ResponseError:
+            sure = True
+            raise
         except TimeoutError as exc:
-            await connection.disconnect(nowait=True)
             raise StoreUnavailable("timeout", f"no answer within {self._patience_s:g} s") from exc
         except OSError as exc:
-            await connection.disconnect(nowait=True)
             raise StoreUnavailable("connection", str(exc)) from exc
-        except ResponseError:
-            raise
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+        finally:
+            if not sure:
+                await connection.disconnect(nowait=True)
 
 
 def connection_to(

@@ -1,46 +1,21 @@
-"""The decision: its order, who is charged, what a refusal says; and the same while the store is silent."""
+"""The decision: its order, who is charged, and what a refusal says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Final
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.decide import judge, judge_alone, lacking
-from sidecar.core.ledger import Counter
-from sidecar.core.model import Filter, Limit, Mode, Outage, Quota, Reason, Source, Verdict
-from sidecar.core.policy import Bound, Policy
-from sidecar.core.window import Ask, Grant
-from sidecar.store.memory import MemoryStore
-from tests.doubles import EPOCH_MS, Asked, Clock, Fleet, limit, policy, request
+from sidecar.core.decide import judge, lacking
+from sidecar.core.model import Filter, Mode, Quota, Reason, Source, Verdict
+from sidecar.core.policy import Bound
+from sidecar.core.window import Ask
+from tests.core.process import NOW, bind, close, hold
+from tests.doubles import Asked, Clock, Fleet, limit, policy, request
 
-NOW: Final = 5_000.0
 PER_IP: Final = limit("per-ip", 10, 60_000)
 PER_ALL: Final = limit("all", 20, 10_000, per=["global"])
-
-
-def bind(
-    *limits: Limit, deny: Sequence[str] = (), exempt: Sequence[str] = (), passes: Sequence[str] = ()
-) -> Bound:
-    return policy(limits, deny=deny, exempt=exempt, passes=passes).bind(request())
-
-
-def hold(counter: Counter, permits: int, *, room: int = 0, lapse_ms: float = NOW + 1_000) -> None:
-    """Put permits into this process's hands."""
-    counter.in_hand, counter.room, counter.lapse_ms, counter.grows_at_ms = (
-        permits,
-        room,
-        lapse_ms,
-        NOW + 2_500,
-    )
-
-
-def close(counter: Counter, *, until_ms: float, cost: int = 1) -> None:
-    counter.closed_until_ms = counter.retry_at_ms = counter.grows_at_ms = until_ms
-    counter.closed_cost = cost
 
 
 def judged(bound: Bound, *, attack: bool = False, source: Source = Source.MEMORY) -> Verdict:
@@ -352,141 +327,3 @@ def test_it_answers_a_refusal_from_memory_until_the_counter_opens() -> None:
     assert {verdict.reason for verdict in verdicts if verdict} == {Reason.RATE_LIMITED}
     assert fleet.store_calls == calls
     assert fleet.ask(request()).allowed
-
-
-# --- while the store is silent ------------------------------------------------
-
-
-class Alone:
-    """What one process has left of each limit in an outage, with a clock that the test sets."""
-
-    def __init__(self, share: Callable[[Limit], int] = lambda of: of.permits) -> None:
-        self.now_ms = NOW
-        self._share = share
-        self._store = MemoryStore(clock_ms=lambda: EPOCH_MS + int(self.now_ms))
-
-    def take(self, counter: Counter, want: int, need: int) -> Grant:
-        of = counter.limit
-        asked = Ask(self._share(of), of.window_ms, of.slice_ms, want, need, block_ms=of.block_ms)
-        return self._store.take_one(counter.key, asked)
-
-    def judge(self, bound: Bound) -> Verdict:
-        return judge_alone(bound, self.now_ms, self.take)
-
-
-def rules(*limits: Limit) -> Policy:
-    return policy(limits)
-
-
-def test_it_enforces_its_share_alone() -> None:
-    bound, alone = bind(PER_IP), Alone(lambda of: of.permits // 4)
-
-    verdicts = [alone.judge(bound) for _ in range(4)]
-
-    assert [verdict.reason for verdict in verdicts] == [Reason.OK] * 2 + [Reason.RATE_LIMITED] * 2
-    assert {verdict.source for verdict in verdicts} == {Source.OUTAGE}
-    assert verdicts[-1].retry_after_s == 61
-    assert verdicts[-1].violated == ("per-ip",)
-    assert [verdict.quotas[0].remaining for verdict in verdicts] == [1, 0, 0, 0]
-
-
-def test_it_admits_without_bound_where_the_limit_says_open() -> None:
-    bound, alone = bind(limit(permits=1, outage=Outage.OPEN)), Alone()
-
-    assert all(alone.judge(bound).allowed for _ in range(50))
-
-
-def test_it_refuses_with_503_where_the_limit_says_closed() -> None:
-    verdict = Alone().judge(bind(limit(permits=100, outage=Outage.CLOSED)))
-
-    assert (verdict.reason, verdict.status) == (Reason.STORE_UNAVAILABLE, 503)
-    assert verdict.violated == ("per-ip",)
-    assert verdict.retry_after_s == 1
-
-
-def test_it_spends_what_is_in_hand_first() -> None:
-    bound, alone = bind(limit(permits=3, outage=Outage.CLOSED)), Alone()
-    hold(bound.charges[0][0], 2)
-
-    assert [alone.judge(bound).status for _ in range(3)] == [200, 200, 503]
-
-
-def test_it_still_refuses_what_the_store_closed() -> None:
-    bound, alone = bind(PER_IP), Alone()
-    close(bound.charges[0][0], until_ms=NOW + 1_500)
-
-    verdict = alone.judge(bound)
-    alone.now_ms += 1_500
-
-    assert (verdict.reason, verdict.retry_after_s, verdict.source) == (Reason.RATE_LIMITED, 2, Source.OUTAGE)
-    assert alone.judge(bound).allowed
-
-
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
-def test_it_charges_all_limits_or_none_alone(order: list[int]) -> None:
-    kinds = [
-        limit("wide", 5, 60_000, per=["global"]),
-        limit("narrow", 2, 60_000),
-        limit("loose", 1, 60_000, outage=Outage.OPEN),
-    ]
-    limits = [kinds[at] for at in order]
-    alone, policy_ = Alone(), rules(*limits)
-
-    first = [alone.judge(policy_.bind(request("192.0.2.1"))).allowed for _ in range(10)]
-    other = [alone.judge(policy_.bind(request("192.0.2.2"))).allowed for _ in range(10)]
-
-    assert (sum(first), sum(other)) == (2, 2)
-
-
-def test_it_keeps_permits_in_hand_when_another_limit_refuses_alone() -> None:
-    bound, alone = bind(PER_IP, limit("all", 0, per=["global"])), Alone()
-    hold(bound.charges[0][0], 3)
-
-    assert not alone.judge(bound).allowed
-    assert bound.charges[0][0].in_hand == 3
-
-
-def test_it_charges_no_share_when_another_limit_is_closed_alone() -> None:
-    share = limit("mine", 1, 60_000)
-    alone = Alone()
-
-    refused = alone.judge(bind(share, limit("strict", outage=Outage.CLOSED)))
-
-    assert refused.reason is Reason.STORE_UNAVAILABLE
-    assert alone.judge(bind(share)).allowed
-
-
-def test_it_waits_for_the_last_limit_alone() -> None:
-    bound, alone = bind(limit("a", 1, 10_000), limit("b", 1, 60_000, per=["global"])), Alone()
-    alone.judge(bound)
-
-    verdict = alone.judge(bound)
-
-    assert verdict.violated == ("a", "b")
-    assert verdict.retry_after_s == 61
-
-
-def test_it_knows_no_retry_alone_where_its_share_is_nothing() -> None:
-    verdict = Alone(lambda _: 0).judge(bind(PER_IP))
-
-    assert (verdict.reason, verdict.retry_after_s) == (Reason.RATE_LIMITED, None)
-
-
-def test_it_blocks_alone() -> None:
-    bound, alone = bind(limit(permits=1, window_ms=1_000, block_ms=30_000)), Alone()
-    alone.judge(bound)
-
-    refused = alone.judge(bound)
-    alone.now_ms += 29_999
-
-    assert refused.retry_after_s == 30
-    assert not alone.judge(bound).allowed
-    alone.now_ms += 1
-    assert alone.judge(bound).allowed
-
-
-def test_it_refuses_alone_for_the_same_reasons_as_before_any_limit() -> None:
-    bound = bind(PER_IP, deny=["203.0.113.9"])
-
-    assert judged(bound).reason is Reason.ADDRESS_DENIED
-    assert bound.charges == ()
