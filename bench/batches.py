@@ -64,7 +64,7 @@ async def _ask(url: str, size: int, chance: random.Random) -> None:
 
 
 def counter_name(subject: int) -> bytes:
-    """As `Policy.name` makes it."""
+    """As the policy names it."""
     address = f"10.{subject >> 16}.{subject >> 8 & 255}.{subject & 255}"
     return f"pc:{{0}}:per-ip:{WINDOW_MS}/{SLICE_MS}:{address}".encode()
 

@@ -8,7 +8,6 @@ What is measured of them is the questions' business.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from bench.load import Heads, Missing, Target
 from bench.processes import children, cores, on_core
 from tests import gates, proxies, stores
 from tests.gates import Gate
-from tests.servers import eventually, free_port
+from tests.servers import ServerFailed, eventually, executable, free_port
 from tests.stores import StoreServer
 
 CLIENT: Final = "203.0.113.9"
@@ -108,8 +107,10 @@ def nginx(servers: str, *, port: int, core: int | None = None, main: str = "") -
 
     `port` is one that they listen on; `main` stands before everything else. Raises Missing.
     """
-    if shutil.which("nginx") is None:
-        raise Missing("nginx: apt-get install nginx")
+    try:
+        executable("nginx")
+    except ServerFailed as exc:
+        raise Missing("nginx: apt-get install nginx") from exc
     text = f"""{main}
         worker_processes 1;
         error_log stderr;

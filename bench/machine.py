@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -64,11 +65,11 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    for name, command in (("nginx", ("nginx", "-v")), ("wrk", ("wrk", "-v"))):
-        try:
-            told = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError:
+    for name in ("nginx", "wrk"):
+        place = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if place is None:
             continue
+        told = subprocess.run((place, "-v"), capture_output=True, text=True, check=False)
         first = (told.stdout + told.stderr).splitlines()[:1]
         found[name] = (
             first[0].split(" [")[0].rpartition("/" if name == "nginx" else "wrk ")[2] if first else "?"

@@ -59,6 +59,8 @@ class AdminClient:
             connection.request("POST", base + resource, json.dumps(document), headers)
             response = connection.getresponse()
             status, body = response.status, response.read(MOST_BYTES)
+            if response.length:  # cut off, or longer than any answer of ours
+                raise http.client.IncompleteRead(body, response.length)
         except TimeoutError as exc:
             raise AdminFailed(f"the gate at {self._url} did not answer within {TIMEOUT_S:g} s") from exc
         except OSError as exc:

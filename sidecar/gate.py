@@ -210,6 +210,8 @@ class Gate:
             while not self._open and ledger.has_work(shard):
                 sent_ms = self._clock_ms()
                 batch = ledger.collect(shard, sent_ms)
+                if not batch.asks:
+                    continue
                 self._sent_ms[shard] = sent_ms
                 try:
                     async with self._locks[shard]:

@@ -142,8 +142,7 @@ class Replica:
         """Make first contact with the store, or learn that the outage policy decides; then serve."""
         loop = asyncio.get_running_loop()
         self.plane.start(loop)
-        await self._feed.once()
-        await self.gate.start()
+        await asyncio.gather(self._feed.once(), self.gate.start())  # a silent store is waited for once
         _tame_collector()
         self._tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._keep_house())]
         self._servers = [

@@ -233,11 +233,13 @@ class Bench:
             hash_key=b"0" * 32,
         )
 
+    def request(self, address: str, *, path: str = "/", cost: int | None = None) -> Request:
+        return Request(address=address, method="GET", host="", path=path, headers={}, cost=cost)
+
     def ask(self, address: str = "192.0.2.1", *, path: str = "/", cost: int | None = None) -> Client:
         """Check one request; the client has its verdict already if the gate knew it."""
         client = Client()
-        request = Request(address=address, method="GET", host="", path=path, headers={}, cost=cost)
-        verdict = self.gate.check(request, client)
+        verdict = self.gate.check(self.request(address, path=path, cost=cost), client)
         if verdict is not None:
             client.answer(verdict)
         return client

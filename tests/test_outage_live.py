@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -34,7 +35,7 @@ RULES = f"""
 limits:
   - {{name: local, per: [ip], permits: {PERMITS}, window: 1m, match: {{paths: ["/local"]}}}}
   - {{name: open, per: [ip], permits: 100000, window: 1m, outage: open, match: {{paths: ["/open"]}}}}
-  - {{name: closed, per: [ip], permits: 100000, window: 1m, outage: closed, lease: never, match: {{paths: ["/closed"]}}}}
+  - {{name: closed, per: [ip], permits: 99999, window: 1m, outage: closed, lease: never, match: {{paths: ["/closed"]}}}}
 """
 PATHS = ("/local", "/open", "/closed")
 
@@ -181,7 +182,10 @@ def test_it_costs_nobody_a_wait_once_the_outage_is_known(
 def signs_of_life(store: StoreServer) -> dict[bytes, float]:
     """When each replica last said that it lives, in the store's milliseconds."""
     with store.client() as client:
-        return dict(client.zrange("pc:{control}:replicas", 0, -1, withscores=True))
+        told = cast(
+            "list[tuple[bytes, float]]", client.zrange("pc:{control}:replicas", 0, -1, withscores=True)
+        )
+        return dict(told)
 
 
 def everybody_hears(store: StoreServer, *, replicas: int = 1) -> None:

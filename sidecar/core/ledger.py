@@ -152,7 +152,7 @@ class Ledger:
         return bool(self._wanted[shard] or self._returns[shard])
 
     def collect(self, shard: int, now_ms: float) -> Batch:
-        """Everything that waits for this shard, as one batch of at most `most_asks` asks."""
+        """What waits for this shard, as one batch of at most `most_asks` asks; it may be empty."""
         batch = Batch()
         asks, counters, waiters = batch.asks, batch.counters, batch.waiters
         room = self._most_asks
@@ -171,6 +171,8 @@ class Ledger:
         for counter in wanted:
             limit = counter.limit
             want = counter.waiting
+            if not want:
+                continue  # the last batch answered them
             if limit.lease and (counter.room or counter.lapse_ms):
                 want += _lease(counter, now_ms, replicas)
             asks.append(
@@ -202,9 +204,17 @@ class Ledger:
     def apply(self, batch: Batch, grants: Iterable[GrantRow], sent_ms: float, now_ms: float) -> None:
         """Take the store's answers into hand. `sent_ms` is when the batch left."""
         several = self.replicas > 1
-        for counter, (_, ask), grant in zip(batch.counters, batch.asks, grants, strict=True):
+        for counter, waiters, (_, ask), grant in zip(
+            batch.counters, batch.waiters, batch.asks, grants, strict=True
+        ):
             if counter is None:
                 continue
+            if counter.waiting:
+                # Who came while the batch was under way is answered from it too. Else the next batch would
+                # give back what is now in hand and ask for it again, and the next one, for ever.
+                waiters += counter.waiters
+                counter.waiting = 0
+                counter.waiters = _NOBODY
             granted, room, slice_id, slice_left_ms, retry_ms, next_ms, made = grant
             counter.room = room
             counter.grows_at_ms = FOREVER if next_ms == NEVER else now_ms + next_ms
