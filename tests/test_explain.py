@@ -289,6 +289,18 @@ def test_it_explains_for_workers_what_the_store_knows(
     assert local["steps"][-1]["outcome"] == "unknown"
 
 
+def test_it_explains_what_no_filter_opens(start_gate: Callable[..., Gate], valkey: StoreServer) -> None:
+    rules = "default: deny\nfilters: [{name: open, match: {paths: [/open]}}]"
+    gate = start_gate(rules, store_url=valkey.url())
+    shut, opened = described(path="/shut"), described(path="/open")
+
+    explained = explain(gate, "envoy", shut)
+
+    assert explained["reason"] == "not_opened"
+    assert told(explained["answer"]) == told(ask(gate, "envoy", shut))
+    assert explain(gate, "envoy", opened)["reason"] == "ok"
+
+
 def test_it_refuses_what_is_no_address(guarded: Gate) -> None:
     for address in ("", "unknown", "192.0.2.1:80", "::1%eth0", "192.0.2.300"):
         body = json.dumps({"address": address}).encode()

@@ -36,7 +36,7 @@ def judge(bound: Bound, attack: bool, now_ms: float, source: Source) -> Verdict 
     charges = bound.charges
     for counter, cost in charges:
         if counter.in_hand < cost or now_ms >= counter.lapse_ms:
-            if now_ms < counter.closed_until_ms and cost >= counter.closed_cost:
+            if now_ms < counter.closed_until_ms and cost - counter.in_hand >= counter.closed_cost:
                 return _refuse(bound, now_ms, source)
             lacks = True
     shadow = bound.shadow

@@ -319,8 +319,8 @@ def enough(counter: Counter, cost: int, now_ms: float) -> bool:
 
 
 def closed(counter: Counter, cost: int, now_ms: float) -> bool:
-    """Whether the counter is known to refuse `cost`, without asking."""
-    return now_ms < counter.closed_until_ms and cost >= counter.closed_cost
+    """Whether the counter is known to refuse `cost`, without asking: what is in hand would go back first."""
+    return now_ms < counter.closed_until_ms and cost - counter.in_hand >= counter.closed_cost
 
 
 def _lease(counter: Counter, now_ms: float, replicas: int) -> int:
