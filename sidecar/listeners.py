@@ -17,7 +17,7 @@ from sidecar.document.notations import Endpoint, TcpEndpoint, UnixEndpoint
 
 BACKLOG: Final = 4_096
 
-TAKEN: Final = "somebody listens there already; end that, or choose another"
+TAKEN: Final = "already in use; end what listens there, or choose another"
 
 
 def open_check(endpoint: Endpoint) -> socket.socket:

@@ -73,7 +73,7 @@ def test_it_refuses_a_port_where_another_gate_listens(
     theirs = first(LOOPBACK)
     taken = endpoint_of(LOOPBACK, theirs[0])
 
-    with pytest.raises(OSError, match="somebody listens there already") as refused:
+    with pytest.raises(OSError, match="already in use") as refused:
         second(taken)
 
     assert refused.value.errno == errno.EADDRINUSE
@@ -107,7 +107,7 @@ def test_it_refuses_a_socket_where_another_gate_listens(directory: Path) -> None
     endpoint = UnixEndpoint(directory / "check")
     theirs = open_check(endpoint)
 
-    with pytest.raises(OSError, match="somebody listens there already"):
+    with pytest.raises(OSError, match="already in use"):
         open_check(endpoint)
 
     assert endpoint.path.is_socket()
@@ -121,7 +121,7 @@ def test_it_does_not_wait_for_a_gate_whose_backlog_is_full(directory: Path) -> N
         theirs.listen(0)
         client.connect(str(path))
 
-        with pytest.raises(OSError, match="somebody listens there already"):
+        with pytest.raises(OSError, match="already in use"):
             open_check(UnixEndpoint(path))
 
 

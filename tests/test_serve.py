@@ -70,8 +70,7 @@ def test_it_names_a_check_port_that_is_taken(directory: Path, valkey: StoreServe
         )
 
     assert (
-        words
-        == f"listen.check: 127.0.0.1:{port}: somebody listens there already; end that, or choose another"
+        words == f"listen.check: 127.0.0.1:{port}: already in use; end what listens there, or choose another"
     )
 
 
@@ -89,7 +88,7 @@ def test_it_names_another_port_that_is_taken(directory: Path, valkey: StoreServe
             {"PORTCULLIS_STORE_URL": valkey.url()},
         )
 
-    assert words.startswith(f"listen.{key}: 127.0.0.1:{port}: somebody listens there already")
+    assert words.startswith(f"listen.{key}: 127.0.0.1:{port}: already in use")
 
 
 def test_it_names_a_group_that_does_not_exist(directory: Path, valkey: StoreServer) -> None:
