@@ -49,7 +49,9 @@ PATIENCE_S: Final = 1.0
 """After this long without an answer the connection to the store is given up."""
 
 
-def clock_ms(_gettime: Callable[[int], float] = time.clock_gettime, _clock: int = time.CLOCK_BOOTTIME) -> float:
+def clock_ms(
+    _gettime: Callable[[int], float] = time.clock_gettime, _clock: int = time.CLOCK_BOOTTIME
+) -> float:
     """Milliseconds of the clock that also runs while the machine is suspended."""
     return _gettime(_clock) * 1000.0
 
@@ -98,9 +100,7 @@ class Replica:
         self._told_error = ""
 
         def connect(patience_s: float) -> RedisStore:
-            return RedisStore(
-                store_url, patience_s=patience_s, ca=store.ca, cert=store.cert, key=store.key
-            )
+            return RedisStore(store_url, patience_s=patience_s, ca=store.ca, cert=store.cert, key=store.key)
 
         patience_s = max(PATIENCE_S, 10 * store.deadline_ms / 1000)
         self.gate = Gate(

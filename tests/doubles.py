@@ -322,9 +322,13 @@ class Replica:
         """Send the next batch, unless one is under way."""
         if self._flight is not None or not self.ledger.has_work(0):
             return
-        fleet, fate = self._fleet, next(self._fleet.fates)
-        sent_ms = self.clock_ms()
-        flight = self._flight = _Flight(self.ledger.collect(0, sent_ms), sent_ms)
+        fleet, sent_ms = self._fleet, self.clock_ms()
+        batch = self.ledger.collect(0, sent_ms)
+        if not batch.asks:
+            self._pump()
+            return
+        fate = next(fleet.fates)
+        flight = self._flight = _Flight(batch, sent_ms)
         fleet.store_calls += 1
         fleet.after(PATIENCE_MS, lambda: self._give_up(flight))
         if not fate.request_lost:

@@ -257,7 +257,7 @@ def test_it_cannot_be_changed() -> None:
     read = parse("")
 
     with pytest.raises(FrozenInstanceError):
-        read.workers = 2  # type: ignore[misc]
+        read.workers = 2  # type: ignore[misc]  # what the test is about
 
 
 def test_its_digest_follows_the_meaning_and_nothing_else(tmp_path: Path) -> None:

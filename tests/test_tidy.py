@@ -48,6 +48,7 @@ OUTWARD: Final = (
 
 # `except Exception` belongs to the outermost task, which logs and counts. Module -> why it has one.
 CATCH_ALL: Final = {
+    "sidecar/admin/app.py": "the outermost handler of a request: it logs, and answers 500 without saying what",
     "sidecar/decision_log.py": "the log's own handler: a record that cannot be formatted harms nobody else",
     "sidecar/serve.py": "a reload that fails as nobody expected leaves the last good configuration in force",
     "sidecar/gate.py": "a lane that ended would leave everybody waiting; the outage policy decides instead",

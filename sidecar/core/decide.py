@@ -68,9 +68,12 @@ def lacking(bound: Bound, now_ms: float) -> list[tuple[Counter, int]]:
     lacks = [
         charge for charge in bound.charges if charge[0].in_hand < charge[1] or now_ms >= charge[0].lapse_ms
     ]
-    for charge in bound.shadow_charges:
-        if not enough(*charge, now_ms) and not closed(*charge, now_ms):
-            lacks.append(charge)
+    if bound.shadow_charges:
+        lacks += [
+            charge
+            for charge in bound.shadow_charges
+            if not enough(*charge, now_ms) and not closed(*charge, now_ms)
+        ]
     return lacks
 
 
@@ -159,7 +162,7 @@ def _refuse(bound: Bound, now_ms: float, source: Source) -> Verdict:
     violated: list[str] = []
     retry_at_ms = 0.0
     for counter, cost in bound.charges:
-        if not enough(counter, cost, now_ms) and cost >= counter.closed_cost:
+        if cost - counter.in_hand >= counter.closed_cost:
             retry_at_ms = max(retry_at_ms, counter.retry_at_ms)
             if now_ms < counter.closed_until_ms:
                 violated.append(counter.limit.name)

@@ -10,11 +10,8 @@ import pytest
 from sidecar.core.window import Ask, Grant
 from sidecar.store import CounterAsk
 from sidecar.store.memory import MemoryStore
-from tests.doubles import limit, policy
 
 NOW: Final = 1_700_000_000_000
-LIMITS: Final = {name: limit(name, window_ms=60_000) for name in ("per-ip", "per-key", "per-hour")}
-POLICY: Final = policy(LIMITS.values())
 
 
 class Store(MemoryStore):
@@ -31,7 +28,7 @@ def ask(permits: int = 3, want: int = 1, *, window_ms: int = 60_000, block_ms: i
 
 def key(subject: str, name: str = "per-ip") -> bytes:
     """The counter's name as the policy makes it."""
-    return POLICY.name(LIMITS[name], subject)[0]
+    return f"pc:{{0}}:{name}:60000/1000:{subject}".encode()
 
 
 def test_it_serves_a_batch_in_the_order_of_its_asks() -> None:
