@@ -276,7 +276,7 @@ class Ledger:
             counter.left = max(0, counter.left - counter.in_hand)
             counter.in_hand = 0
             counter.lease = 0
-            counter.closed_until_ms = 0.0
+            counter.retry_at_ms = counter.closed_until_ms = 0.0
 
     def release_all(self) -> None:
         """Give back everything: a clean stop."""

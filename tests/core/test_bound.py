@@ -97,7 +97,7 @@ def play(fleet: Fleet, bursts: list[Burst]) -> None:
     fleet.run_until(at_ms + 1_500)
 
 
-@settings(max_examples=150, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(rules=limits(), clocks=CLOCKS, network=NETWORKS, bursts=BURSTS)
 def test_it_admits_at_most_the_limit_in_any_interval(
     rules: list[Limit], clocks: list[Clock], network: list[Fate], bursts: list[Burst]

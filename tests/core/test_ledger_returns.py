@@ -76,11 +76,12 @@ def test_it_opens_a_counter_when_it_gives_back() -> None:
     counter = process.counter(limit(permits=1, window_ms=3_600_000))
     process.want(counter, 1)
     process.exchange()
-    assert closed(counter, 1, process.now_ms)
+    assert closed(counter, 2, process.now_ms)
 
     process.sweep(IDLE_SWEEPS + 1)
 
     assert not closed(counter, 1, process.now_ms)
+    assert not closed(counter, 2, process.now_ms)
 
 
 def test_it_gives_back_before_it_asks() -> None:
