@@ -37,7 +37,7 @@ from tests.test_bound_live import DOCUMENT, LIMITS, PER_S
 TURN_S: Final = 20.0
 GATES: Final = 4
 FOR_LONG: Final = settings(
-    max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 
 Turns = Iterator[str]

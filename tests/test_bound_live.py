@@ -37,7 +37,9 @@ def said(valkey: StoreServer, start_gate: Callable[..., Gate]) -> list[Said]:
     return asyncio.run(press(ports, requests, connections=4, per_s=PER_S, lasting_s=LASTING_S))
 
 
-def test_it_admits_at_most_the_limit_in_any_interval_and_most_of_it(said: list[Said]) -> None:
+def test_it_admits_at_most_the_limit_in_any_interval_and_most_of_it(
+    said: list[Said], valkey: StoreServer
+) -> None:
     assert {one.status for one in said} == {200, 429}
     for path, (permits, window_s) in LIMITS.items():
         admitted = [one for one in said if one.target == path and one.status == 200]
@@ -49,3 +51,7 @@ def test_it_admits_at_most_the_limit_in_any_interval_and_most_of_it(said: list[S
         assert certainly_busiest(admitted, window_s) <= permits, path
         assert certainly_busiest(admitted, window_s) >= 0.9 * permits, f"{path}: the oracle saw too little"
         assert len(settled) >= 0.9 * permits * seconds / window_s, f"{path}: the limit was not used"
+
+    with valkey.client() as client:
+        kept = {key: client.pttl(key) for key in client.scan_iter("pc:{0}:*")}
+    assert all(ttl_ms == -2 or 0 < ttl_ms <= 2_000 + 34 for ttl_ms in kept.values()), kept

@@ -27,37 +27,33 @@ LocalTake = Callable[[Counter, int, int], Grant]
 
 
 def judge(bound: Bound, attack: bool, now_ms: float, source: Source) -> Verdict | None:
-    """The verdict, or None when permits are lacking. Spends permits in hand if it allows."""
+    """The verdict, or None when permits are lacking. Spends permits in hand if it allows.
+
+    One pass spends and writes down what is left, and takes back if a later counter lacks: most requests
+    are admitted, and looking at each counter twice costs them more than taking back costs the others.
+    """
     if attack and not bound.passes and not bound.malformed:
         return bound.policy.attack
     if bound.refusal is not None:
         return bound.refusal
-    lacks = False
     charges = bound.charges
-    for counter, cost in charges:
-        if counter.in_hand < cost or now_ms >= counter.lapse_ms:
-            if now_ms < counter.closed_until_ms and cost - counter.in_hand >= counter.closed_cost:
-                return _refuse(bound, now_ms, source)
-            lacks = True
-    shadow = bound.shadow
-    if bound.shadow_charges:
-        for counter, cost in bound.shadow_charges:
-            if not enough(counter, cost, now_ms) and not closed(counter, cost, now_ms):
-                lacks = True
-        if not lacks:
-            shadow = _charge_shadows(bound, now_ms)
-    if lacks:
-        return None
+    if bound.shadow_charges and not _shadows_known(bound, now_ms):
+        return _refuse(bound, now_ms, source) if _any_closed(charges, now_ms) else None
     left: list[int] = []
     for counter, cost in charges:
-        counter.in_hand = hand = counter.in_hand - cost
+        hand = counter.in_hand - cost
+        if hand < 0 or now_ms >= counter.lapse_ms:
+            for spent, returned in charges[: len(left) // 2]:
+                spent.in_hand += returned
+            return _refuse(bound, now_ms, source) if _any_closed(charges, now_ms) else None
+        counter.in_hand = hand
         wait_ms = counter.grows_at_ms - now_ms
         left += (counter.room + hand, ceil(wait_ms / 1000) if wait_ms > 0 else 0)
     numbers = tuple(left)
     limits, policy_header, ratelimit = bound.terms
-    verdict = Verdict.admitted(bound.reason, source, limits, numbers, policy_header, ratelimit % numbers)
-    if shadow:
-        verdict.shadow = shadow
+    verdict = Verdict.of_limits(bound.reason, source, limits, numbers, policy_header, ratelimit % numbers)
+    if bound.shadow or bound.shadow_charges:
+        verdict.shadow = _charge_shadows(bound, now_ms)
     if bound.key_id:
         verdict.key_id = bound.key_id
     return verdict
@@ -136,16 +132,6 @@ def judge_alone(bound: Bound, now_ms: float, local: LocalTake) -> Verdict:
     )
 
 
-def quotas(charges: Sequence[tuple[Counter, int]], now_ms: float) -> tuple[Quota, ...]:
-    """What is left under each limit: room as last told, plus permits in hand."""
-    return tuple(
-        [
-            Quota(counter.limit, counter.room + counter.in_hand, _seconds(counter.grows_at_ms - now_ms))
-            for counter, _ in charges
-        ]
-    )
-
-
 def _charge_shadows(bound: Bound, now_ms: float) -> tuple[str, ...]:
     """Spend what shadow limits have in hand; the names of all shadow rules that would have refused."""
     shadow = bound.shadow
@@ -157,26 +143,47 @@ def _charge_shadows(bound: Bound, now_ms: float) -> tuple[str, ...]:
     return shadow
 
 
+def _any_closed(charges: Sequence[tuple[Counter, int]], now_ms: float) -> bool:
+    """Whether a counter that lacks permits is known to be closed."""
+    for counter, cost in charges:
+        if (counter.in_hand < cost or now_ms >= counter.lapse_ms) and closed(counter, cost, now_ms):
+            return True
+    return False
+
+
+def _shadows_known(bound: Bound, now_ms: float) -> bool:
+    """Whether each shadow limit can be judged without the store."""
+    return all(
+        enough(counter, cost, now_ms) or closed(counter, cost, now_ms)
+        for counter, cost in bound.shadow_charges
+    )
+
+
 def _refuse(bound: Bound, now_ms: float, source: Source) -> Verdict:
     """Refused by every limit that is known to be closed; wait for the last of those that are known to be spent."""
     violated: list[str] = []
+    left: list[int] = []
     retry_at_ms = 0.0
     for counter, cost in bound.charges:
-        if cost - counter.in_hand >= counter.closed_cost:
+        in_hand = counter.in_hand
+        left += (counter.room + in_hand, _seconds(counter.grows_at_ms - now_ms))
+        if cost - in_hand >= counter.closed_cost:
             retry_at_ms = max(retry_at_ms, counter.retry_at_ms)
             if now_ms < counter.closed_until_ms:
                 violated.append(counter.limit.name)
-    return Verdict(
-        Reason.RATE_LIMITED,
-        source=source,
-        retry_after_s=None if retry_at_ms == FOREVER else max(1, _seconds(retry_at_ms - now_ms)),
-        quotas=quotas(bound.charges, now_ms),
-        policy_header=bound.terms.policy_header,
-        rule=violated[0],
-        violated=tuple(violated),
-        shadow=bound.shadow,
-        key_id=bound.key_id,
+    numbers = tuple(left)
+    limits, policy_header, ratelimit = bound.terms
+    verdict = Verdict.of_limits(
+        Reason.RATE_LIMITED, source, limits, numbers, policy_header, ratelimit % numbers
     )
+    verdict.status = Reason.RATE_LIMITED.status
+    if retry_at_ms != FOREVER:
+        verdict.retry_after_s = max(1, _seconds(retry_at_ms - now_ms))
+    verdict.rule = violated[0]
+    verdict.violated = tuple(violated)
+    verdict.shadow = bound.shadow
+    verdict.key_id = bound.key_id
+    return verdict
 
 
 def _quotas_alone(bound: Bound, now_ms: float, answered: dict[Counter, Grant]) -> tuple[Quota, ...]:

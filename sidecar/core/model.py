@@ -288,7 +288,7 @@ class Verdict:
         self.key_id = key_id
 
     @classmethod
-    def admitted(
+    def of_limits(
         cls,
         reason: Reason,
         source: Source,
@@ -297,7 +297,7 @@ class Verdict:
         policy_header: bytes,
         ratelimit: bytes,
     ) -> Verdict:
-        """An allow under limits, which is most answers: what does not differ stays in the class.
+        """A verdict under limits, an allow unless changed: what does not differ stays in the class.
 
         `left` holds remaining and reset_s of each limit in turn; they become quotas only for who asks.
         """

@@ -153,28 +153,46 @@ def test_it_admits_at_most_the_limit_in_a_storm(seed: int) -> None:
     assert storm(seed).over_limit() == []
 
 
-def hoard() -> Fleet:
-    """One replica leases, pauses, and spends what it has left when another one may take the whole limit again."""
-    fleet = Fleet([limit("per-ip", 60, 1_000, slices=60)], clocks=[Clock()] * 2)
+LATE_MS: Final = 15.0
+
+
+def hoard(begin_ms: float) -> Fleet:
+    """The worst that can be done with permits that outlive their slice.
+
+    Lease just before a slice ends, spend what is left just after it, take the rest of the limit; and one window
+    later, when the slice no longer counts, take all of its permits again in the same few milliseconds.
+    """
+    fleet = Fleet([limit("per-ip", 200, 1_000, slices=5)], clocks=[Clock(), Clock(7e4)])
     saver, spender = fleet.replicas
-    for _ in range(40):
-        saver.check(request())
-        fleet.run_until(fleet.now_ms + 0.4)
-    fleet.run_until(450.0)
-    for at_ms in range(450, 1_445):
+    at_ms = begin_ms
+    while at_ms < 200.0:
         fleet.run_until(at_ms)
-        (saver if at_ms < 1_000 else spender).check(request())
+        saver.check(request())
+        at_ms += 0.4
+    for late_ms in range(1, int(LATE_MS)):
+        fleet.run_until(200.0 + late_ms)
+        saver.check(request())
+    for at_ms in (220.0, 1_200.5, 1_202.0, 1_204.0):
+        fleet.run_until(at_ms)
+        for _ in range(250):
+            spender.check(request())
     fleet.run_until(3_000.0)
     return fleet
 
 
+def hoards() -> list[str]:
+    return [found for tenth in range(1_500, 1_990, 7) for found in hoard(tenth / 10).over_limit()]
+
+
+def test_it_admits_at_most_the_limit_to_who_hoards() -> None:
+    assert hoards() == []
+
+
 def test_it_would_be_noticed_if_permits_outlived_their_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle's own test: without the rule that the bound rests on, it finds a violation."""
-    assert hoard().over_limit() == []
+    monkeypatch.setattr(ledger, "DRIFT_MS", -LATE_MS)
 
-    monkeypatch.setattr(ledger, "DRIFT_MS", -500.0)
-
-    assert hoard().over_limit() != []
+    assert hoards() != []
 
 
 # --- its price ----------------------------------------------------------------

@@ -10,7 +10,7 @@ from sidecar.core.ledger import FOREVER, IDLE_SWEEPS, closed, enough
 from sidecar.core.model import Limit
 from sidecar.core.window import Grant
 from tests.core.process import Process, Waiting
-from tests.doubles import EPOCH_MS, limit
+from tests.doubles import limit
 
 # --- asking -------------------------------------------------------------------
 
@@ -122,16 +122,29 @@ def test_it_spends_no_permit_after_its_slice() -> None:
     assert not enough(counter, 1, 1_000.0)
 
 
-def test_it_counts_a_slice_from_when_the_batch_was_sent() -> None:
+@given(
+    left_ms=st.integers(1, 44_640_000),
+    out_ms=st.floats(0, 5_000),
+    back_ms=st.floats(0, 5_000),
+    rate=st.floats(0.9995, 1.0005),
+    offset_ms=st.floats(-1e9, 1e9),
+)
+def test_it_spends_no_permit_after_the_slice_of_a_store_whose_clock_is_another(
+    left_ms: int, out_ms: float, back_ms: float, rate: float, offset_ms: float
+) -> None:
     process = Process()
     counter = process.counter()
     process.want(counter, 1)
-    batch = process.ledger.collect(0, 0.0)
-    grant = Grant(1, 9, EPOCH_MS // 1_000, 1_000, 0, 1, 1)
+    granted_at_ms = 1e7
 
-    process.ledger.apply(batch, [grant], 0.0, 900.0)
+    def clock_ms(true_ms: float) -> float:
+        return offset_ms + rate * true_ms
 
-    assert counter.lapse_ms <= 1_000
+    sent_ms, come_ms = clock_ms(granted_at_ms - out_ms), clock_ms(granted_at_ms + back_ms)
+    batch = process.ledger.collect(0, sent_ms)
+    process.ledger.apply(batch, [Grant(1, 9, 1, left_ms, 0, 1, 1)], sent_ms, come_ms)
+
+    assert (counter.lapse_ms - offset_ms) / rate <= granted_at_ms + left_ms
 
 
 def test_it_is_closed_until_the_store_can_grant_again() -> None:

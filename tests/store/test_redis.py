@@ -15,6 +15,7 @@ from sidecar.core.window import Ask, Grant
 from sidecar.store import StoreUnavailable, scripts
 from sidecar.store.redis import RedisStore
 from tests.certificates import Certificates
+from tests.gates import ROOT
 from tests.servers import eventually
 from tests.stores import StoreServer
 
@@ -379,3 +380,9 @@ def test_it_uses_no_answer_of_another_shape(directory: Path, reply: bytes) -> No
 
     assert set(kinds) <= {"response", "connection", "other"}
     assert served >= 2  # the next one who asks gets a connection of their own
+
+
+def test_it_needs_what_the_readme_says() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert f"ACL SETUSER portcullis on >PASSWORD {LEAST_RIGHTS}`" in readme
