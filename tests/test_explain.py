@@ -196,7 +196,9 @@ def test_it_knows_what_a_block_would_do(guarded: Gate) -> None:
     answered = ask(guarded, "forward", case)
     after = explain(guarded, "forward", case)
 
-    assert explained == before, "explaining blocks nobody"
+    assert (explained["source"], explained["steps"]) == (before["source"], before["steps"]), (
+        "it blocks nobody"
+    )
     assert explained["retry_after_s"] == int(answered.headers["Retry-After"]) == 600
     assert 595 < after["retry_after_s"] <= 600
 
@@ -233,6 +235,7 @@ def test_it_explains_attack_mode(guarded: Gate, valkey: StoreServer) -> None:
 
 
 OUTAGES = """
+store: {deadline_ms: 500}
 limits:
   - {name: closed, per: [ip], permits: 5, window: 1m, outage: closed, match: {paths: ["/closed"]}}
   - {name: open, per: [ip], permits: 1, window: 1m, outage: open, match: {paths: ["/open"]}}
