@@ -399,6 +399,22 @@ def test_it_finds_the_same_for_a_request_that_it_remembers(rules: str, askers: l
     assert found == afresh
 
 
+@pytest.mark.parametrize(
+    ("rule", "fine", "wrong"),
+    [
+        ("json", request(content_type=b"application/json"), request(content_type=b"text/plain")),
+        ("small", request(content_length=9), request(content_length=9_000)),
+        ("tls", request(tls="1.3"), request(tls="1.1")),
+    ],
+)
+def test_it_judges_every_datum_afresh(rule: str, fine: Request, wrong: Request) -> None:
+    rules = policy(filters=[FILTERS[rule]])
+
+    found = [refused(rules, asker) is None for asker in (fine, wrong, fine, wrong)]
+
+    assert found == [True, False, True, False]
+
+
 def test_it_leaves_what_it_found_with_the_request() -> None:
     rules, asker = policy([limit()]), request()
 

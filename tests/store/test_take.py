@@ -79,6 +79,8 @@ class Histories(RuleBasedStateMachine):
         self.before: set[int] = set()
         self.memory = MemoryStore(clock_ms=lambda: self.now_ms)
         self.held: dict[bytes, list[tuple[Grant, Grant]]] = {key: [] for key in KEYS}
+        self.named: dict[tuple[bytes, int], int] = {}
+        """How each calls the state that the other calls so: memory's names with a minus."""
 
     @rule(turns=st.lists(TURNS, min_size=1, max_size=6), pause_ms=st.integers(0, 3_000))
     def soon(self, turns: list[Turn], pause_ms: int) -> None:
@@ -122,6 +124,8 @@ class Histories(RuleBasedStateMachine):
         for (key, _, _), one, other in zip(both, by_memory, by_script, strict=True):
             if one.granted:
                 self.held[key].append((one, other))
+                assert self.named.setdefault((key, other.made), one.made) == one.made
+                assert self.named.setdefault((key, -one.made), other.made) == other.made
         self._check_expiry()
 
     def _asks(self, turn: Turn) -> tuple[Ask, Ask]:
