@@ -129,10 +129,16 @@ for i = 1, #KEYS do
     blocked_until, blocked, changed = now + block_ms, true, true
   end
 
-  local retry = wait(state, first, total, permits, span, slice_ms, need)
-  local next_ms = 0
-  if total > 0 then next_ms = wait(state, first, total, permits, span, slice_ms, max(0, room) + 1) end
-  if permits == 0 then next_ms = -1 end
+  -- The usual answers without the walk: there is room, and the oldest pair is the next to expire.
+  local retry, next_ms = 0, 0
+  if room < need or permits == 0 then retry = wait(state, first, total, permits, span, slice_ms, need) end
+  if permits == 0 then
+    next_ms = -1
+  elseif total > 0 and room >= 0 then
+    next_ms = (unpack('<I6', state, first) + span + 1) * slice_ms - now
+  elseif total > 0 then
+    next_ms = wait(state, first, total, permits, span, slice_ms, 1)
+  end
   local room_left, block_left = max(0, room), 0
   if blocked then
     room_left, block_left = 0, blocked_until - now
@@ -142,7 +148,8 @@ for i = 1, #KEYS do
 
   if changed then
     if total > 0 or blocked then
-      call('SET', key, pack('<i8i8I4', made, blocked_until, total) .. sub(state, first),
+      if first > 1 then state = sub(state, first) end
+      call('SET', key, pack('<i8i8I4', made, blocked_until, total) .. state,
         'PX', window_ms + slice_ms + block_left)
     else
       call('DEL', key)
