@@ -161,7 +161,10 @@ def busiest(admissions: Sequence[Admission], window_ms: float) -> int:
 
 
 class Fate(NamedTuple):
-    """What the network does to one batch: milliseconds on the way out and back, and whether it arrives at all."""
+    """What the network does to one batch: milliseconds on the way out and back, and whether it arrives at all.
+
+    `out_ms` is more than 0: in the last millisecond of a slice a replica asks again and again, and time must pass.
+    """
 
     out_ms: float = 0.2
     back_ms: float = 0.2

@@ -23,7 +23,7 @@ from tests.doubles import Clock, Fate, Fleet, limit, request
 NETWORKS = st.lists(
     st.builds(
         Fate,
-        out_ms=st.sampled_from([0.0, 0.3, 2.0, 15.0, 90.0, 700.0]),
+        out_ms=st.sampled_from([0.05, 0.3, 2.0, 15.0, 90.0, 700.0]),
         back_ms=st.sampled_from([0.0, 0.3, 2.0, 15.0, 90.0, 700.0]),
         request_lost=st.sampled_from([False] * 9 + [True]),
         reply_lost=st.sampled_from([False] * 9 + [True]),
