@@ -18,6 +18,7 @@ from urllib.parse import quote_from_bytes
 from zlib import crc32
 
 from sidecar.core.addresses import AddressSet, subject_of
+from sidecar.core.credentials import may_hold_secret
 from sidecar.core.ledger import Counter, Ledger
 from sidecar.core.model import Cost, Dimension, Filter, Limit, Mode, Reason, Request, Verdict
 from sidecar.core.patterns import Matcher
@@ -30,9 +31,6 @@ MOST_REMEMBERED: Final = 16_384
 """Addresses, routes and bound requests remembered, of each."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9._:/*\-]{1,128}")
-_SECRET = re.compile(
-    rb"auth(?!ority)|cookie|token|secret|key|session|sid|passw|pwd|signature|credential|assertion|jwt|csrf|xsrf|cert"
-)
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "CONNECT"})
 
 
@@ -163,7 +161,7 @@ class Policy:
             header
             for limit in self.limits
             for _, header in limit.per
-            if header in hashed_headers or _SECRET.search(header)
+            if header in hashed_headers or may_hold_secret(header)
         )
         self._limits = [
             (limit, Matcher(limit.match), counters)

@@ -17,19 +17,16 @@ It knows nothing of connections or verdicts: only what was asked is remembered, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
+from sidecar.core.credentials import may_hold_secret
 from sidecar.core.model import Request
 from sidecar.fronts import Front, Head
 
 LONGEST: Final = 2048
 """Bytes of the longest head kept."""
 
-_SECRET: Final = re.compile(
-    rb"auth(?!ority)|cookie|token|secret|key|session|sid|passw|pwd|signature|credential|assertion|jwt|csrf|xsrf|cert"
-)
 _MAY_CARRY_QUERY: Final = (b"x-original-uri", b"x-original-url", b"x-forwarded-uri", b"referer")
 _JUDGED_NAMES: Final = 1024
 
@@ -132,7 +129,7 @@ class HeadTable:
         """Whether a header of this name holds no secret. Names that were found harmless are remembered."""
         if name in self._harmless:
             return True
-        if name in self._credential_headers or _SECRET.search(name):
+        if name in self._credential_headers or may_hold_secret(name):
             return False
         if len(self._harmless) < _JUDGED_NAMES:
             self._harmless.add(name)
