@@ -14,6 +14,9 @@ One lane per shard; one batch of a lane is under way at a time, and whatever arr
 is its next batch. A command in flight is never cancelled: a late answer is applied, its
 grants are in hand until their slice ends.
 
+A deadline is the store's time to answer. A process that did not run (starved, stopped, suspended)
+finds its timers overdue and its answers unread in the socket, so it reads before it judges.
+
 Breaker: the first missed deadline or error opens it, and from then on nobody waits; a probe
 that is answered within the deadline closes it.
 
@@ -40,6 +43,11 @@ SWEEP_S: Final = 0.25
 PROBE_S: Final = 0.025
 PROBE_MOST_S: Final = 1.0
 TURN_S: Final = 0.001
+TURNS: Final = 3
+"""Of the loop, from an answer in the socket to its verdicts: one reads it, one wakes the lane, one to spare."""
+STALL: Final = 0.25
+"""Of the deadline: a timer that fires later than this says that this process did not run, and
+whoever waited then waits as long again, once."""
 FAREWELL_S: Final = 1.0
 """How long a stop waits for the store to take back what is in hand."""
 
@@ -109,7 +117,7 @@ class Gate:
         self._lanes = lanes
         self._local = MemoryStore(clock_ms=lambda: int(clock_ms()), most=most_local)
         self._waiting: deque[Pending] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._wakes: list[asyncio.Event] = []
         self._locks: list[asyncio.Lock] = []
         self._sent_ms = [FOREVER] * len(lanes)
@@ -252,8 +260,26 @@ class Gate:
 
     def _due(self) -> None:
         """The oldest deadline has come. An answer that already lies in the socket is read first:
-        a busy loop is not a silent store."""
-        self._timer = self._loop.call_later(TURN_S, self._overdue)
+        a busy loop is not a silent store. After a stall, what was never sent is sent, too."""
+        self._timer = None
+        waiting = self._waiting
+        while waiting and waiting[0].answered:
+            waiting.popleft()
+        if not waiting:
+            return
+        late_s = (self._clock_ms() - waiting[0].deadline_ms) / 1000
+        if late_s <= -TURN_S:  # who began this wait has been answered
+            self._timer = self._loop.call_later(-late_s, self._due)
+            return
+        stall_s = self._deadline_ms * STALL / 1000
+        self._timer = self._loop.call_later(stall_s if late_s > stall_s else TURN_S, self._read, TURNS)
+
+    def _read(self, turns: int) -> None:
+        """Let the loop turn: time alone does not read, when the process has just stalled again."""
+        if turns:
+            self._timer = self._loop.call_soon(self._read, turns - 1)
+        else:
+            self._overdue()
 
     def _overdue(self) -> None:
         """Answer those whose deadline has passed without the store; open the breaker if it is silent."""
@@ -303,12 +329,17 @@ class Gate:
             await self._probe_once()
 
     async def _probe_once(self) -> None:
-        """Close the breaker if every lane answers in time. A late batch is waited for first."""
+        """Close the breaker if every lane answers in time. A late batch is waited for first.
+
+        A late answer may be this process's own fault (it stalled, it was still connecting): the store is
+        asked once more.
+        """
+        most_ms = self._deadline_ms
         for lane, lock in zip(self._lanes, self._locks, strict=True):
             async with lock:
-                sent_ms = self._clock_ms()
                 try:
-                    await lane.ping()
+                    if await self._ping_ms(lane) > most_ms and await self._ping_ms(lane) > most_ms:
+                        return
                 except StoreUnavailable as exc:
                     self._watch.store_error(exc.kind, str(exc))
                     return
@@ -316,12 +347,15 @@ class Gate:
                     _log.exception("a probe failed")
                     self._watch.store_error("other", repr(exc))
                     return
-                if self._clock_ms() - sent_ms > self._deadline_ms:
-                    return
         self._open = False
         self._watch.store_up(True)
         for wake in self._wakes:
             wake.set()
+
+    async def _ping_ms(self, lane: Lane) -> float:
+        sent_ms = self._clock_ms()
+        await lane.ping()
+        return self._clock_ms() - sent_ms
 
     async def _sweep(self) -> None:
         """Queue idle and lapsed permits for return, and drop answered requests."""

@@ -30,6 +30,8 @@ T = TypeVar("T")
 DEADLINE_MS = 20
 TURN_MS = 1
 """What the gate adds to a deadline: one turn of the loop, to read an answer that is already there."""
+STALL_MS = DEADLINE_MS / 4
+"""What it adds instead when it did not run when the deadline came."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -54,6 +56,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._now_s
+
+    def stall(self, ms: float) -> None:
+        """Time goes by and nothing runs: every timer of that time is late."""
+        self._now_s += ms / 1000
 
     def _jump(self, timeout_s: float) -> None:
         self._now_s += timeout_s

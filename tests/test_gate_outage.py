@@ -21,6 +21,7 @@ async def silenced(bench: Bench) -> Client:
         lane.held = lane.silent = True
     client = bench.ask("192.0.2.99")
     await passes(DEADLINE_MS + TURN_MS)
+    await turns()
     assert not bench.gate.store_up
     return client
 
@@ -85,6 +86,7 @@ def test_it_answers_a_request_that_came_late_to_a_silent_store_with_the_others()
 
         late = bench.ask("192.0.2.2")
         await passes(1 + TURN_MS)
+        await turns()
 
         assert late.answered_ms - begun_ms <= 1 + TURN_MS
         assert late.verdict.source is Source.OUTAGE
