@@ -78,12 +78,12 @@ def gate(
     files: Mapping[str, str] | None = None,
 ) -> Iterator[Gate]:
     """A gate on the core of the server under test; without `store` it starts its own there."""
-    if deadline_ms is not None:
-        document = f"store: {{deadline_ms: {deadline_ms}}}\n{document}"
     url = None if store is None else store.url()
     with ExitStack() as ends:
         with on_core(cores().asked):
-            running = ends.enter_context(gates.gate(document, store_url=url, files=files))
+            running = ends.enter_context(
+                gates.gate(document, store_url=url, deadline_ms=deadline_ms, files=files)
+            )
         yield running
 
 

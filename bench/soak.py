@@ -106,7 +106,9 @@ def storms(_: ExitStack) -> Turns:
 
 def live(running: ExitStack) -> Turns:
     store = running.enter_context(stores.valkey())
-    gates = [running.enter_context(gate(DOCUMENT, store_url=store.url())) for _ in range(GATES)]
+    gates = [
+        running.enter_context(gate(DOCUMENT, store_url=store.url(), deadline_ms=None)) for _ in range(GATES)
+    ]
     ports = [one.check_port for one in gates]
     requests = [(path, forwarded(path, "203.0.113.9")) for path in LIMITS]
     while True:

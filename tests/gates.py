@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.servers import (
+    END_WITHIN_S,
     Answer,
     Headers,
     Server,
@@ -33,6 +35,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 TOKEN: Final = "a-token-for-the-tests-of-more-than-enough-length"
 GRACE_S: Final = 2
 """What the gate gets for its last answers, unless the test says otherwise."""
+PATIENT_MS: Final = 2_000
+"""A deadline that a starved machine keeps, too: only a silent store misses it. A silent store is
+disconnected after ten of them, so a test that silences one takes a shorter deadline of its own."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,13 @@ class Gate:
         return [json.loads(line) for line in self.server.lines() if line[:1] + line[-1:] == "{}"]
 
 
+def patient(document: str, deadline_ms: int | None = PATIENT_MS) -> str:
+    """The document with this `store.deadline_ms`, unless it says something of the store itself."""
+    if deadline_ms is None or re.search(r"(?m)^store:", document):
+        return document
+    return f"store: {{deadline_ms: {deadline_ms}}}\n{document}"
+
+
 @contextmanager
 def gate(
     document: str = "",
@@ -108,6 +120,7 @@ def gate(
     store_url: str | None = None,
     listen: str = "",
     workers: int = 1,
+    deadline_ms: int | None = PATIENT_MS,
     env: Mapping[str, str] | None = None,
     state_dir: Path | None = None,
     files: Mapping[str, str] | None = None,
@@ -116,7 +129,8 @@ def gate(
 ) -> Iterator[Gate]:
     """A gate with `document` as its configuration, but for `listen`, `workers` and `state_dir`.
 
-    Without `store_url` it starts its own Valkey. `listen` is added to the flow mapping of that name
+    Without `store_url` it starts its own Valkey. `deadline_ms` is the store's, unless the document has a
+    `store` section of its own; None leaves it to the gate. `listen` is added to the flow mapping of that name
     (`idle_s: 1, max_connections: 10`). `files` are written beside the document. `tracebacks` says
     that the test provokes one.
     """
@@ -130,7 +144,7 @@ def gate(
             f"listen: {{{endpoints}{grace}{', ' if listen else ''}{listen}}}\n"
             f"workers: {workers}\n"
             f"state_dir: {json.dumps(str(state_dir or directory / 'state'))}\n"
-            f"{document}\n"
+            f"{patient(document, deadline_ms)}\n"
         )
         for name, text in (files or {}).items():
             (directory / name).write_text(text)
@@ -146,7 +160,7 @@ def gate(
             directory=directory,
             ready=lambda: accepts(admin_port) and ask(admin_port, "/readyz").status == 200,
             env=own,
-            end_within_s=GRACE_S + 3,
+            end_within_s=GRACE_S + END_WITHIN_S,
         )
         with server:
             yield Gate(server, check_port, admin_port, socket, path)

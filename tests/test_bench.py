@@ -30,7 +30,7 @@ def test_it_runs_and_writes_what_it_found(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
     )
 
     assert ran.returncode == 0, ran.stderr

@@ -23,7 +23,7 @@ addresses:
   deny: {cidrs: ["198.51.100.0/24"]}
   allow: {cidrs: ["192.0.2.1"]}
   exempt: {cidrs: ["192.0.2.2"]}
-store: {deadline_ms: 1000}
+store: {deadline_ms: 2000}
 limits:
   - {name: per-ip, per: [ip], permits: 3, window: 1h}
   - {name: per-key, per: [key], permits: 100, window: 1h, cost: 2}

@@ -144,13 +144,13 @@ def test_it_keeps_what_serves_when_the_document_is_gone(valkey: StoreServer, sta
     [
         ("grace_s: 2", "grace_s: 3", "listen.grace_s"),
         ("workers: 1", "workers: 2", "workers"),
-        ("deadline_ms: 30", "deadline_ms: 40", "store.deadline_ms"),
+        ("deadline_ms: 3000", "deadline_ms: 4000", "store.deadline_ms"),
     ],
 )
 def test_it_names_what_takes_a_restart(
     valkey: StoreServer, start_gate: StartGate, old: str, new: str, names: str
 ) -> None:
-    gate = start_gate(f"{TEN}\nstore: {{deadline_ms: 30}}", store_url=valkey.url())
+    gate = start_gate(f"{TEN}\nstore: {{deadline_ms: 3000}}", store_url=valkey.url())
 
     replace_in(gate.document, (TEN, TWENTY), (old, new))
     gate.server.signal(signal.SIGHUP)

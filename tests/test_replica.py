@@ -18,9 +18,10 @@ from sidecar.decision_log import DecisionLog
 from sidecar.fronts.described import Described, asked_by
 from sidecar.metrics import Gauge, Layout, Metrics
 from sidecar.replica import Replica, fronts_of, layout_of
+from tests.gates import patient
+from tests.servers import WITHIN_S
 from tests.stores import StoreServer
 
-HEARD_WITHIN_S = 10.0
 CONTROL = "pc:{control}:"
 QUESTION = (
     b"GET /auth/forward HTTP/1.1\r\nHost: gate\r\nX-Forwarded-For: %b\r\nX-Forwarded-Method: GET\r\n"
@@ -50,7 +51,7 @@ class Rig:
         )
 
     def read(self, document: str) -> Config:
-        return parse(document, name="test", folder=self.folder)
+        return parse(patient(document), name="test", folder=self.folder)
 
     async def ask(self, address: str = "203.0.113.9", *, key: str = "") -> int:
         """The status of one request on the connection."""
@@ -89,10 +90,10 @@ class Rig:
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Let the loop turn until `condition` is true."""
     loop = asyncio.get_running_loop()
-    end_s = loop.time() + HEARD_WITHIN_S
+    end_s = loop.time() + WITHIN_S
     turned = asyncio.Event()
     while not condition():
-        assert loop.time() < end_s, f"not within {HEARD_WITHIN_S:g} s: {what}"
+        assert loop.time() < end_s, f"not within {WITHIN_S:g} s: {what}"
         turned.clear()
         loop.call_later(0.01, turned.set)
         await turned.wait()

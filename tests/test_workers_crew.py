@@ -20,6 +20,8 @@ from sidecar.exposition import Retired
 from sidecar.metrics import Layout
 from sidecar.replica import layout_of
 from sidecar.workers import WorkerCrew, WorkersFailed
+from tests.gates import patient
+from tests.servers import WITHIN_S
 from tests.stores import StoreServer
 
 FIFTY = "limits: [{name: fifty, per: [ip], permits: 50, window: 1h}]"
@@ -27,7 +29,7 @@ FIFTY = "limits: [{name: fifty, per: [ip], permits: 50, window: 1h}]"
 
 def configuration(directory: Path) -> Config:
     return parse(
-        f'listen: {{check: ["127.0.0.1:0", "unix:{directory}/check"]}}\nworkers: 2\n{FIFTY}\n',
+        f'listen: {{check: ["127.0.0.1:0", "unix:{directory}/check"]}}\nworkers: 2\n{patient(FIFTY)}\n',
         name="test",
         folder=directory,
     )
@@ -146,13 +148,13 @@ def pids_of(crew: WorkerCrew) -> list[int]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN_S):
         while not condition():  # noqa: ASYNC110 - it is another process's turn, and no event tells
             await asyncio.sleep(0)
 
 
 def limit_named_by(endpoint: str) -> str:
-    connection = HTTPConnection(endpoint, timeout=10)
+    connection = HTTPConnection(endpoint, timeout=WITHIN_S)
     connection.request("POST", "/v1/check", json.dumps({"address": "203.0.113.77"}))
     answer = json.loads(connection.getresponse().read())
     connection.close()

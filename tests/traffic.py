@@ -14,6 +14,7 @@ from itertools import cycle
 from typing import NamedTuple
 
 from tests.gates import Gate
+from tests.servers import WITHIN_S
 
 PAUSE_S = 0.002
 """Between two requests of one connection: the machine is shared."""
@@ -56,7 +57,7 @@ def traffic(
     over = threading.Event()
 
     def keep_asking(gate: Gate, offset: int) -> None:
-        connection = HTTPConnection("127.0.0.1", gate.check_port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", gate.check_port, timeout=WITHIN_S)
         try:
             for path in cycle([*paths[offset:], *paths[:offset]]):
                 headers = {"X-Forwarded-For": address, "X-Forwarded-Method": "GET", "X-Forwarded-Uri": path}

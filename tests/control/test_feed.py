@@ -288,7 +288,7 @@ def test_it_finds_the_policy_of_a_real_server(
 
     async def warnings(url: str) -> int:
         found: list[str] = []
-        store = RedisStore(url, patience_s=5.0)
+        store = RedisStore(url, patience_s=30.0)
         feed = Feed(
             store=store,
             prefix="pc:",
@@ -313,7 +313,7 @@ def test_it_counts_ranks_and_agrees_in_a_real_store(any_store: StoreServer) -> N
         told: list[Follows] = []
         feeds = [
             Feed(
-                store=RedisStore(any_store.url(), patience_s=5.0),
+                store=RedisStore(any_store.url(), patience_s=30.0),
                 prefix="pc:",
                 replica=name,
                 own_hash_key=False,

@@ -196,9 +196,9 @@ class Client:
         self.address = address
         source = (address, 0)
         self._connection = (
-            HTTPConnection("127.0.0.1", port, timeout=20, source_address=source)
+            HTTPConnection("127.0.0.1", port, timeout=60, source_address=source)
             if tls is None
-            else HTTPSConnection("127.0.0.1", port, timeout=20, source_address=source, context=tls)
+            else HTTPSConnection("127.0.0.1", port, timeout=60, source_address=source, context=tls)
         )
 
     def ask(
@@ -386,7 +386,7 @@ class Shouting:
 
 def spoken(port: int, lines: bytes) -> bytes:
     """What comes back for these bytes, sent as they are, until the server closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(lines)
         pieces = []
         while piece := connection.recv(65536):

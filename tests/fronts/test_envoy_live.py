@@ -49,7 +49,7 @@ def shop(request: pytest.FixtureRequest) -> Iterator[House]:
 def test_it_is_a_valid_configuration() -> None:
     command = [executable("envoy"), "--mode", "validate", "-c", str(ENVOY)]
 
-    checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     assert checked.returncode == 0, checked.stderr
     assert "deprecated" not in checked.stderr
@@ -298,7 +298,7 @@ def test_it_asks_through_a_unix_socket(shop: House) -> None:
         assert proxy.ask("/internal/").status == 403
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("also", MODES.values(), ids=MODES.keys())
 def test_it_answers_20_000_requests_as_it_should(also: dict[str, str]) -> None:
     document = "limits: [{name: per-ip, per: [ip], permits: 5000, window: 31d}]"

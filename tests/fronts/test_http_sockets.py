@@ -19,7 +19,7 @@ from tests.fronts.doubles import ALLOWED, KEYS, api, ask_forward, ask_nginx, env
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class LateGate:

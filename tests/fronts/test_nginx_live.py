@@ -317,7 +317,7 @@ def test_it_asks_through_a_unix_socket(shop: House) -> None:
         assert proxy.ask("/internal/").status == 403
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_it_answers_20_000_requests_as_it_should() -> None:
     document = "limits: [{name: per-ip, per: [ip], permits: 5000, window: 31d}]"
     with house("nginx", document) as shop:

@@ -21,8 +21,8 @@ from tests.stores import StoreServer
 
 T = TypeVar("T")
 
-PATIENCE_S: Final = 5.0
-HASTE_S: Final = 0.2
+PATIENCE_S: Final = 30.0
+HASTE_S: Final = 1.0
 """The patience of a test that lets it run out."""
 
 LEAST_RIGHTS: Final = (
