@@ -1,13 +1,16 @@
 """Outages for real: a gate process and a store that is stopped, killed, restarted, paused, while under load.
 
-Waiting is bounded by the gate's own histogram in many deadlines, never by this machine's mood.
+Deadlines are twenty times the default, silences longer still: a processor that is busy elsewhere is no
+outage. That nobody waits for the end of a silence is seen in what came before what, never in seconds.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import cast
 import pytest
 
 from tests.gates import Gate
-from tests.servers import eventually
+from tests.servers import WITHIN_S, eventually
 from tests.stores import StoreServer
 from tests.traffic import Traffic, traffic
 
@@ -25,17 +28,24 @@ StartStore = Callable[..., StoreServer]
 Adversity = Callable[[StoreServer], AbstractContextManager[None]]
 
 PERMITS = 60
-OUTAGE_S = 0.8
-PAUSE_MS = 3_000
+DEADLINE_MS = 400
+OUTAGE_S = 2.0
+FLAP_S = 0.6
+"""Longer than the deadline: each silence is an outage."""
+PAUSE_MS = 5_000
 """Of CLIENT PAUSE, which nobody can take back: longer than until the outage is noticed, and OUTAGE_S."""
-MANY_DEADLINES_S = 0.65536
-"""32 deadlines, a bucket of the histogram; without the deadline everybody would wait for more than a second."""
+STALLED_MS = 2_000
+"""A deadline that leaves time to stop the gate while requests wait for the store."""
+STALLED = 8
+A_DEADLINE_S = 0.32768
+"""Not quite one, a bucket of the histogram."""
 
+# The window is longer than any of these tests.
 RULES = f"""
 limits:
-  - {{name: local, per: [ip], permits: {PERMITS}, window: 1m, match: {{paths: ["/local"]}}}}
-  - {{name: open, per: [ip], permits: 100000, window: 1m, outage: open, match: {{paths: ["/open"]}}}}
-  - {{name: closed, per: [ip], permits: 99999, window: 1m, outage: closed, lease: never, match: {{paths: ["/closed"]}}}}
+  - {{name: local, per: [ip], permits: {PERMITS}, window: 5m, match: {{paths: ["/local"]}}}}
+  - {{name: open, per: [ip], permits: 100000, window: 5m, outage: open, match: {{paths: ["/open"]}}}}
+  - {{name: closed, per: [ip], permits: 99999, window: 5m, outage: closed, lease: never, match: {{paths: ["/closed"]}}}}
 """
 PATHS = ("/local", "/open", "/closed")
 
@@ -49,12 +59,6 @@ def asks_the_store(gate: Gate) -> bool:
     before = gate.metric("portcullis_decisions_total", source="store")
     gate.forward("203.0.113.200", "/open")
     return gate.metric("portcullis_decisions_total", source="store") > before
-
-
-def waited_long(gate: Gate) -> float:
-    """Decisions that took longer than many deadlines."""
-    name = "portcullis_decision_seconds"
-    return gate.metric(f"{name}_count") - gate.metric(f"{name}_bucket", le=str(MANY_DEADLINES_S))
 
 
 @contextmanager
@@ -83,11 +87,11 @@ def client_pause(store: StoreServer) -> Iterator[None]:
 
 @contextmanager
 def flapping(store: StoreServer) -> Iterator[None]:
-    """There and away, for as long as the others are away; away at the end."""
-    for _ in range(4):
+    """There and away, again and again; away at the end."""
+    for _ in range(3):
         with store.server.paused():
-            time.sleep(OUTAGE_S / 8)
-        time.sleep(OUTAGE_S / 8)
+            time.sleep(FLAP_S)
+        time.sleep(FLAP_S)
     with store.server.paused():
         yield
 
@@ -97,7 +101,7 @@ def test_it_follows_each_limits_policy_under_load_and_recovers(
     start_gate: StartGate, start_valkey: StartStore, adversity: Adversity
 ) -> None:
     store = start_valkey()
-    gate = start_gate(RULES, store_url=store.url())
+    gate = start_gate(RULES, store_url=store.url(), deadline_ms=DEADLINE_MS)
     with traffic(gate, paths=PATHS) as asked:
         eventually(lambda: len(asked.told) > 100, "the load runs")
         with adversity(store):
@@ -107,17 +111,25 @@ def test_it_follows_each_limits_policy_under_load_and_recovers(
             ended_s = time.monotonic()
         eventually(lambda: up(gate) and asks_the_store(gate), "the gate asks the store again")
         recovered_s = time.monotonic()
-        eventually(lambda: len(asked.between(recovered_s)) > 100, "the load goes on")
+        eventually(partial(_spent, asked, recovered_s), "the load goes on until the limit is reached")
 
     during, after = asked.between(noticed_s, ended_s), asked.between(recovered_s)
     assert {told.status for told in during if told.path == "/closed"} == {503}
     assert {told.status for told in asked.told if told.path == "/open"} == {200}
     assert {told.status for told in after if told.path == "/closed"} == {200}
     assert {told.status for told in asked.told if told.path == "/local"} == {200, 429}
-    # The window is longer than the test. A store that is killed forgets, so then what it granted before is left out.
+    # A store that is killed forgets, so then what it granted before is left out.
     counted = asked.between(noticed_s) if adversity is killed else asked.told
     assert PERMITS <= sum(told.allows("/local") for told in counted) <= 2 * PERMITS
-    assert waited_long(gate) == 0
+    # Who asked when the outage was new had an answer before it was over.
+    assert all(told.answered_s < ended_s for told in asked.told if told.sent_s < noticed_s)
+
+
+def _spent(asked: Traffic, since_s: float) -> bool:
+    """Whether, since then, everything was asked for, and more of one limit than there is."""
+    told = asked.between(since_s)
+    refused = any(one.path == "/local" and one.status == 429 for one in told)
+    return refused and {one.path for one in told} == set(PATHS)
 
 
 def test_it_admits_at_most_twice_the_permits_until_one_window_after_the_outage(
@@ -126,7 +138,7 @@ def test_it_admits_at_most_twice_the_permits_until_one_window_after_the_outage(
     window_s = 5
     store = start_valkey()
     rules = f"limits: [{{name: local, per: [ip], permits: {PERMITS}, window: {window_s}s}}]"
-    gate = start_gate(rules, store_url=store.url())
+    gate = start_gate(rules, store_url=store.url(), deadline_ms=DEADLINE_MS)
     with traffic(gate, paths=["/"]) as asked:
         eventually(lambda: len(asked.told) > 20, "the load runs")
         with store.server.paused():
@@ -134,7 +146,7 @@ def test_it_admits_at_most_twice_the_permits_until_one_window_after_the_outage(
             eventually(lambda: not up(gate), "the outage is noticed")
             time.sleep(OUTAGE_S)
         ended_s = time.monotonic()
-        eventually(lambda: time.monotonic() > ended_s + window_s, "a window goes by", within_s=2 * window_s)
+        eventually(lambda: time.monotonic() > ended_s + window_s, "a window goes by", within_s=WITHIN_S)
 
     counted = [told for told in asked.between(began_s, ended_s + window_s) if told.allows("/")]
     assert PERMITS <= len(counted) <= 2 * PERMITS
@@ -163,17 +175,39 @@ def test_it_costs_nobody_a_wait_once_the_outage_is_known(
     start_gate: StartGate, start_valkey: StartStore
 ) -> None:
     store = start_valkey()
-    gate = start_gate(RULES, store_url=store.url())
+    gate = start_gate(RULES, store_url=store.url(), deadline_ms=DEADLINE_MS)
     with store.server.paused():
         gate.forward("203.0.113.1", "/open")
         eventually(lambda: not up(gate), "the outage is noticed")
         name = "portcullis_decision_seconds_bucket"
-        before = gate.metric(name, le="+Inf") - gate.metric(name, le="0.01024")
+        before = gate.metric(name, le="+Inf") - gate.metric(name, le=str(A_DEADLINE_S))
         answers = [gate.forward(f"198.51.100.{n}", "/open").status for n in range(100)]
-        slow = gate.metric(name, le="+Inf") - gate.metric(name, le="0.01024") - before
+        slow = gate.metric(name, le="+Inf") - gate.metric(name, le=str(A_DEADLINE_S)) - before
 
     assert answers == [200] * 100
-    assert slow < 50, "half a deadline: only a busy machine takes so long"
+    assert slow < 50, "if each waited for the deadline, it were all of them"
+
+
+# --- stalls --------------------------------------------------------------------------
+
+
+def test_it_does_not_take_its_own_stall_for_an_outage(
+    start_gate: StartGate, start_valkey: StartStore
+) -> None:
+    store = start_valkey()
+    gate = start_gate(RULES, store_url=store.url(), deadline_ms=STALLED_MS)
+    with ThreadPoolExecutor(STALLED) as pool:
+        with store.server.paused():
+            waiting = [pool.submit(gate.forward, f"203.0.113.{n}", "/closed") for n in range(STALLED)]
+            eventually(lambda: gate.metric("portcullis_ledger_counters") == STALLED, "all wait for the store")
+            gate.server.signal(signal.SIGSTOP)
+        time.sleep(2 * STALLED_MS / 1000)  # the first batch is answered meanwhile, the next was never sent
+        gate.server.signal(signal.SIGCONT)
+        statuses = [each.result().status for each in waiting]
+
+    assert statuses == [200] * STALLED
+    assert gate.metric("portcullis_decisions_total", source="outage") == 0
+    assert gate.metric("portcullis_store_errors_total") == 0
 
 
 # --- shares ----------------------------------------------------------------------
@@ -218,18 +252,18 @@ def test_it_shares_the_permits_of_an_outage_among_the_replicas(
 
 def test_it_keeps_the_shares_while_the_store_flaps(start_gate: StartGate, start_valkey: StartStore) -> None:
     store = start_valkey()
-    rules = f"limits: [{{name: local, per: [ip], permits: {PERMITS}, window: 1m}}]"
-    gates = [start_gate(rules, store_url=store.url()) for _ in range(2)]
+    rules = f"limits: [{{name: local, per: [ip], permits: {PERMITS}, window: 5m}}]"
+    gates = [start_gate(rules, store_url=store.url(), deadline_ms=DEADLINE_MS) for _ in range(2)]
     everybody_hears(store, replicas=2)
 
     with traffic(*gates, paths=["/"], connections=2) as asked:
         for _ in range(3):
             with flapping(store):
                 eventually(lambda: not up(gates[0]) and not up(gates[1]), "the outage is noticed")
+                eventually(partial(_goes_on, asked, len(asked.told) + 50), "nobody waits for its end")
             eventually(lambda: up(gates[0]) and up(gates[1]), "both ask the store again")
 
     assert PERMITS <= sum(told.allows("/") for told in asked.told) <= 2 * PERMITS
-    assert waited_long(gates[0]) == waited_long(gates[1]) == 0
 
 
 # --- away at the start ---------------------------------------------------------------
@@ -259,7 +293,7 @@ def test_it_starts_without_a_store_and_finds_it_later(
 def test_it_starts_while_the_store_says_nothing(start_gate: StartGate, start_valkey: StartStore) -> None:
     store = start_valkey()
     with store.server.paused():
-        gate = start_gate(RULES, store_url=store.url())
+        gate = start_gate(RULES, store_url=store.url(), deadline_ms=DEADLINE_MS)
         alone = gate.forward("203.0.113.9", "/closed").status
     eventually(lambda: up(gate) and asks_the_store(gate), "the gate finds the store")
 
