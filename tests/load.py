@@ -1,7 +1,8 @@
 """Load on running gates: requests at a pace on kept connections, and when each was asked and answered.
 
 The clock is this machine's monotonic one. A request is decided somewhere between its start and its answer;
-`certainly_busiest` counts only what lies in an interval for certain, so that it accuses nobody falsely.
+`certainly_busiest` counts only what lies in an interval for certain, and `possibly_before` all that may, so that
+neither accuses anybody falsely, however slow the machine is.
 """
 
 from __future__ import annotations
@@ -118,6 +119,13 @@ async def press(
         callers.append(caller)
     await asyncio.gather(*(caller.ended for caller in callers))
     return sorted((said for caller in callers for said in caller.said), key=lambda said: said.answer_s)
+
+
+def possibly_before(admitted: Sequence[Said], one: Said, window_s: float) -> int:
+    """The most admissions that the window before this answer may hold: whatever cannot lie outside it only."""
+    return sum(
+        other.answer_s >= one.start_s - window_s and other.start_s <= one.answer_s for other in admitted
+    )
 
 
 def certainly_busiest(admitted: Sequence[Said], window_s: float) -> int:

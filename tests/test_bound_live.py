@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from tests.gates import Gate
-from tests.load import Said, certainly_busiest, forwarded, press
+from tests.load import Said, certainly_busiest, forwarded, possibly_before, press
 from tests.stores import StoreServer
 
 LIMITS: Final = {"/second": (60, 1.0), "/two": (150, 2.0), "/leased": (400, 2.0)}
@@ -17,13 +17,14 @@ LIMITS: Final = {"/second": (60, 1.0), "/two": (150, 2.0), "/leased": (400, 2.0)
 
 # What an outage admits is another bound (and another test): here it would admit nothing.
 DOCUMENT: Final = """
-store: {outage: closed, deadline_ms: 200}
+store: {outage: closed, deadline_ms: 5000}
 limits:
   - {name: second, per: [ip], permits: 60, window: 1s, match: {paths: [/second]}}
   - {name: two, per: [ip], permits: 150, window: 2s, lease: never, match: {paths: [/two]}}
   - {name: leased, per: [global], permits: 400, window: 2s, match: {paths: [/leased]}}
 """
 LASTING_S: Final = 6.0
+SLICES: Final = 60
 PER_S: Final = 1_500
 """A third of it goes to each path: eight, seven and two and a half times the limit."""
 
@@ -43,14 +44,14 @@ def test_it_admits_at_most_the_limit_in_any_interval_and_most_of_it(
     assert {one.status for one in said} == {200, 429}
     for path, (permits, window_s) in LIMITS.items():
         admitted = [one for one in said if one.target == path and one.status == 200]
-        asked = sum(one.target == path for one in said)
-        settled = [one for one in admitted if one.answer_s >= admitted[0].start_s + window_s]
-        seconds = said[-1].answer_s - (admitted[0].start_s + window_s)
+        refused = [one for one in said if one.target == path and one.status == 429]
+        kept_s = window_s + window_s / SLICES  # a permit returns up to one slice late
+        used = min(possibly_before(admitted, one, kept_s) for one in refused)
 
-        assert asked > 1.5 * len(admitted), f"{path}: the load was no load"
+        assert len(refused) > permits / 2, f"{path}: the load was no load"
         assert certainly_busiest(admitted, window_s) <= permits, path
-        assert certainly_busiest(admitted, window_s) >= 0.9 * permits, f"{path}: the oracle saw too little"
-        assert len(settled) >= 0.9 * permits * seconds / window_s, f"{path}: the limit was not used"
+        assert certainly_busiest(admitted, window_s) >= 0.5 * permits, f"{path}: the oracle saw too little"
+        assert used >= 0.8 * permits, f"{path}: the limit was not used"
 
     with valkey.client() as client:
         kept = {key: client.pttl(key) for key in client.scan_iter("pc:{0}:*")}
