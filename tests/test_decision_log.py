@@ -25,6 +25,7 @@ from sidecar.decision_log import (
     LineWriter,
     capture_logging,
 )
+from tests.servers import WITHIN_S
 
 NOON_S = 1_772_366_400.1239
 REFUSED = Verdict(
@@ -315,7 +316,7 @@ def test_lines_come_out_in_order() -> None:
 
     for number in range(100):
         writer.put(b"%d\n" % number)
-    writer.close(5.0)
+    writer.close(WITHIN_S)
 
     os.close(write_end)
     assert read_all(read_end) == [b"%d" % number for number in range(100)]
@@ -331,7 +332,7 @@ def test_a_stuck_reader_blocks_nobody_and_learns_afterwards_what_it_missed() -> 
     received = b""
     while b"log_dropped" not in received:
         received += os.read(read_end, 1 << 20)
-    writer.close(5.0)
+    writer.close(WITHIN_S)
 
     kept = received.count(b"x" * 65_535 + b"\n")
     told = orjson.loads(received[received.rindex(b"{") :])
@@ -346,7 +347,7 @@ def test_a_reader_that_has_gone_only_loses_lines() -> None:
     os.close(read_end)
 
     writer.put(b"lost\n")
-    writer.close(5.0)
+    writer.close(WITHIN_S)
 
     assert writer.dropped >= 1
     os.close(write_end)
@@ -360,7 +361,7 @@ def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for() -> None:
     received = b""
     while not received.endswith(b"\n"):
         received += os.read(read_end, 1 << 20)
-    writer.close(5.0)
+    writer.close(WITHIN_S)
 
     assert received == b"x" * 300_000 + b"\n"
     os.close(read_end)
@@ -374,5 +375,5 @@ def test_closing_a_stuck_writer_takes_no_longer_than_its_deadline() -> None:
     writer.close(0.01)
 
     os.close(read_end)  # lets the thread go
-    writer.close(5.0)
+    writer.close(WITHIN_S)
     os.close(write_end)
