@@ -17,6 +17,7 @@ from itertools import count, repeat
 from typing import Final, NamedTuple
 
 from sidecar.core.addresses import AddressSet
+from sidecar.core.control import EMPTY, Control
 from sidecar.core.decide import judge, lacking
 from sidecar.core.ledger import Batch, Ledger
 from sidecar.core.model import (
@@ -91,6 +92,7 @@ def policy(
     default_allow: bool = True,
     ipv6_prefix: int = 64,
     hashed_headers: Sequence[bytes] = (),
+    control: Control = EMPTY,
 ) -> Policy:
     """A policy of these rules, with a ledger of its own unless one is given."""
     return Policy(
@@ -105,6 +107,7 @@ def policy(
         ipv6_prefix=ipv6_prefix,
         hash_key=HASH_KEY,
         hashed_headers=hashed_headers,
+        control=control,
     )
 
 

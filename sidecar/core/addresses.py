@@ -1,4 +1,4 @@
-"""Client addresses: how they are written, who the client is, and which lists name it.
+"""Addresses and prefixes: how they are written, and which lists name them.
 
 One address has one text: IPv4 as four decimal octets, IPv6 as RFC 5952 has it, and
 IPv4-mapped IPv6 (`::ffff:a.b.c.d`) is IPv4, in prefixes too. What a platform's lenient parsers take
@@ -7,25 +7,25 @@ besides (leading zeros, `10.1`, zone ids) is refused, because two readers would 
 Parsing is `inet_pton`: a pure function, strict, and twenty times as fast as `ipaddress`, which the
 tests use as the oracle.
 
-Not here: reading lists from files, following changes to them, and deciding what being listed means.
+Not here: who the client is (`forwarded`), reading lists from files, following changes to them, and deciding
+what being listed means.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from struct import Struct
 from typing import Final, NamedTuple
 
 from sidecar.core.prefix_table import SLICE, PrefixTable, Runs, patched_blocks, table_steps
 
-MAX_HOPS: Final = 64
-"""Trusted entries of X-Forwarded-For that the walk passes at most; a longer chain names nobody."""
-
 MAX_ERRORS: Final = 20
 """Bad lines of one list file that are reported; the rest is counted."""
+
+FEW: Final = 256
+"""Changes that go into the overlay at once; more than these make new tables."""
 
 # A plain int: handing an IntEnum member to inet_pton costs 70 ns more per call.
 _V4: Final = int(AF_INET)
@@ -34,7 +34,6 @@ _ZEROS: Final = bytes(10)
 _MAPPED: Final = _ZEROS + b"\xff\xff"
 _LENGTHS: Final = {str(length): length for length in range(129)}
 _V4_LENGTHS: Final = {str(length): ((1 << 32 - length) - 1, bytes((length,))) for length in range(33)}
-_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::[0-9]{1,5})?", re.ASCII)
 _from_bytes = int.from_bytes
 _halves = Struct(">QQ").unpack
 
@@ -54,36 +53,6 @@ def canonical_address(text: str) -> str | None:
         return _address_text(inet_pton(_V6, text))
     except (OSError, ValueError):
         return None
-
-
-def client_address(forwarded: bytes, trusted: AddressSet) -> str | None:
-    """The client's canonical address according to X-Forwarded-For, or None when it names none.
-
-    Each proxy appends its peer's address, so the rightmost entry is what the proxy next to the gate
-    saw, and each entry is as credible as the one to its right is trusted. The walk goes from the
-    right past trusted addresses; the first other address is the client. Entries may carry ports and
-    brackets. If all entries are trusted the client is one of one's own: the leftmost.
-
-    Garbage stops the walk: what is left of it is not credible, and what is right of it is a trusted
-    proxy, not the client. The answer is then None, not the proxy's address, which may be on a list
-    of exempt ones. The same goes for a chain of more than MAX_HOPS trusted entries.
-
-    >>> trusted = AddressSet(["10.0.0.0/8"])
-    >>> client_address(b"198.51.100.9, 203.0.113.7:4711, 10.0.0.2, [::ffff:10.0.0.1]:80", trusted)
-    '203.0.113.7'
-    >>> client_address(b"10.0.0.5, 10.0.0.1", trusted)
-    '10.0.0.5'
-    >>> client_address(b"203.0.113.7, unknown, 10.0.0.1", trusted) is None
-    True
-    """
-    end = len(forwarded)
-    for _ in range(MAX_HOPS):
-        comma = forwarded.rfind(b",", 0, end)
-        address = _entry_address(forwarded[comma + 1 : end].decode("latin-1").strip(" \t"))
-        if address is None or comma < 0 or not trusted.contains(address):
-            return address
-        end = comma
-    return None
 
 
 def subject_of(address: str, ipv6_prefix: int) -> str:
@@ -160,22 +129,16 @@ class AddressSet:
 
         Raises ValueError as `parse_cidr` does. `cidrs` is read once and need not be a list.
         """
-        runs4, runs6 = Runs(4), Runs(16)
-        batch4: list[bytes] = []
-        batch6: list[bytes] = []
-        for number, cidr in enumerate(cidrs, start=1):
-            record = _record(cidr)
-            (batch4 if len(record) == 5 else batch6).append(record)
-            if number % SLICE == 0:
-                runs4.add(batch4)
-                runs6.add(batch6)
-                batch4, batch6 = [], []
+        runs = _runs()
+        batch: list[bytes] = []
+        for cidr in cidrs:
+            batch.append(_record(cidr))
+            if len(batch) == SLICE:
+                _add(runs, batch)
+                batch = []
                 yield
-        runs4.add(batch4)
-        runs6.add(batch6)
-        v4 = yield from table_steps(4, runs4.blocks())
-        v6 = yield from table_steps(16, runs6.blocks())
-        return cls._of(v4, v6, frozenset(), frozenset())
+        _add(runs, batch)
+        return (yield from cls._of_runs_steps(runs))
 
     def contains(self, address: str) -> bool:
         """Whether a prefix of the set covers this address. False for what is not an address ("unknown")."""
@@ -206,13 +169,17 @@ class AddressSet:
             return at & 1 == 1
         return self._judge(number, 4, at & 1 == 1)
 
-    def match(self, address: str) -> str | None:
-        """The most specific prefix that covers this address, as canonical text, or None. For explain."""
-        try:
-            packed = inet_pton(_V6 if ":" in address else _V4, address)
-        except (OSError, ValueError):
+    def match(self, subject: str) -> str | None:
+        """The most specific prefix that covers this address, or the whole of this network; or None.
+
+        Canonical text, which the network has to be, too. Some 100 µs: for explain and for who is rare.
+        """
+        address, slash, length = subject.partition("/")
+        longest = _LENGTHS.get(length, -1) if slash else 128
+        if longest < 0 or not self.contains(address):  # which tells most at a hundredth of the cost
             return None
-        record = self._most_specific(packed.removeprefix(_MAPPED))
+        packed = inet_pton(_V6 if ":" in address else _V4, address)
+        record = self._most_specific(packed.removeprefix(_MAPPED), longest)
         return None if record is None else _prefix_text(record)
 
     def with_changes(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> AddressSet:
@@ -232,6 +199,37 @@ class AddressSet:
             if not self._table(record).has(record):
                 added.add(record)
         return self._of(self._v4, self._v6, frozenset(added), frozenset(removed))
+
+    def changed_steps(self, changes: Mapping[str, bool]) -> Generator[None, None, AddressSet]:
+        """This set with each prefix of `changes` in it (True) or not in it (False): a generator like `build_steps`.
+
+        A few changes go into the overlay, many make new tables: the work is bounded by the set, not by
+        changes times set. Raises ValueError as `parse_cidr` does.
+        """
+        if len(changes) <= FEW:
+            add = [cidr for cidr, listed in changes.items() if listed]
+            return self.with_changes(add, [cidr for cidr, listed in changes.items() if not listed])
+        runs = _runs()
+        gone = set(self._removed)
+        more: list[bytes] = []
+        for number, (cidr, listed) in enumerate(changes.items(), start=1):
+            record = _record(cidr)
+            if listed:
+                more.append(record)
+                gone.discard(record)
+            else:
+                gone.add(record)
+            if number % SLICE == 0:
+                _add(runs, more)
+                more = []
+                yield
+        _add(runs, more)
+        _add(runs, self._added - gone)
+        for table in (self._v4, self._v6):
+            for block in table.blocks():
+                runs[table.octets + 1].add([record for record in block if record not in gone])
+                yield
+        return (yield from self._of_runs_steps(runs))
 
     @property
     def pending(self) -> int:
@@ -254,6 +252,12 @@ class AddressSet:
             added = [record for record in self._added if len(record) == table.octets + 1]
             for block in patched_blocks(table, added, self._removed):
                 yield from map(_prefix_text, block)
+
+    @classmethod
+    def _of_runs_steps(cls, runs: Mapping[int, Runs]) -> Generator[None, None, AddressSet]:
+        v4 = yield from table_steps(4, runs[5].blocks())
+        v6 = yield from table_steps(16, runs[17].blocks())
+        return cls._of(v4, v6, frozenset(), frozenset())
 
     @classmethod
     def _of(
@@ -296,10 +300,12 @@ class AddressSet:
                     return self._most_specific(number.to_bytes(octets)) is not None
         return covered
 
-    def _most_specific(self, packed: bytes) -> bytes | None:
+    def _most_specific(self, packed: bytes, longest: int = 128) -> bytes | None:
         table = self._v4 if len(packed) == 4 else self._v6
         lengths = {record[-1] for record in self._added if len(record) == len(packed) + 1}
         for length in sorted(lengths.union(table.lengths), reverse=True):
+            if length > longest:
+                continue
             record = _masked(packed, length) + bytes((length,))
             if record in self._added or (record not in self._removed and table.has(record)):
                 return record
@@ -324,6 +330,36 @@ class _Overlay(NamedTuple):
     removed: dict[int, tuple[tuple[int, set[int]], ...]]
 
 
+def _runs() -> dict[int, Runs]:
+    """No records yet of either family, by the size of its records."""
+    return {5: Runs(4), 17: Runs(16)}
+
+
+def _add(runs: Mapping[int, Runs], records: Iterable[bytes]) -> None:
+    """Add records to the runs of their family."""
+    families: dict[int, list[bytes]] = {size: [] for size in runs}
+    for record in records:
+        families[len(record)].append(record)
+    for size, family in families.items():
+        runs[size].add(family)
+
+
+def networks_around(subject: str) -> Iterator[str]:
+    """All prefixes that cover this address, or the whole of this network, the most specific first.
+
+    Canonical text, which `subject` has to be, too; nothing for what is neither ("unknown").
+
+    >>> list(networks_around("128.0.0.0/2"))
+    ['128.0.0.0/2', '128.0.0.0/1', '0.0.0.0/0']
+    """
+    try:
+        record = _record(subject)
+    except ValueError:
+        return
+    for length in range(record[-1], -1, -1):
+        yield _prefix_text(_masked(record[:-1], length) + bytes((length,)))
+
+
 def finish(steps: Generator[None, None, AddressSet]) -> AddressSet:
     """Run `build_steps` or `merge_steps` to the end, where blocking does no harm."""
     result: list[AddressSet] = []
@@ -343,18 +379,6 @@ def _by_length(records: Iterable[bytes], octets: int) -> tuple[tuple[int, set[in
             shift = octets * 8 - record[octets]
             networks.setdefault(shift, set()).add(_from_bytes(record[:octets]) >> shift)
     return tuple(networks.items())
-
-
-def _entry_address(entry: str) -> str | None:
-    """The address of one X-Forwarded-For entry: bare, `a.b.c.d:port`, `[v6]` or `[v6]:port`."""
-    address = canonical_address(entry)
-    if address is None and (parts := _PORT.fullmatch(entry)):
-        inner = parts[1]
-        if inner[0] != "[":
-            return canonical_address(inner)
-        if ":" in inner:
-            return canonical_address(inner[1:-1])
-    return address
 
 
 def _record(cidr: str) -> bytes:

@@ -97,15 +97,29 @@ class Counter:
 class Batch:
     """One batch under way: its asks, and for each ask the counter and who waits for the answer.
 
-    A pure give-back has no counter: its answer is of no interest.
+    A pure give-back has no counter: its answer is of no interest. `strays` stand for counters about which this
+    process has forgotten everything while the batch was under way.
     """
 
-    __slots__ = ("asks", "counters", "waiters")
+    __slots__ = ("_places", "asks", "counters", "shard", "strays", "waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
         self.asks: list[tuple[bytes, Ask]] = []
         self.counters: list[Counter | None] = []
         self.waiters: list[list[Waiter]] = []
+        self.strays: list[Counter] = []
+        self._places: dict[Counter, int] | None = None
+
+    def part(self, counter: Counter) -> None:
+        """Let the answer for a counter, if one is awaited, go to a stray that nobody can spend from."""
+        if self._places is None:
+            self._places = {asked: at for at, asked in enumerate(self.counters) if asked is not None}
+        at = self._places.pop(counter, None)
+        if at is not None:
+            stray = Counter(counter.limit, counter.permits, counter.key, counter.shard)
+            self.counters[at] = stray
+            self.strays.append(stray)
 
 
 class Ledger:
@@ -121,6 +135,7 @@ class Ledger:
         self._most_asks = most_asks
         self._wanted: list[list[Counter]] = [[] for _ in range(shards)]
         self._returns: list[list[tuple[bytes, Ask]]] = [[] for _ in range(shards)]
+        self._under_way: list[Batch | None] = [None] * shards
         self._holding: dict[Counter, None] = {}
 
     @property
@@ -153,7 +168,7 @@ class Ledger:
 
     def collect(self, shard: int, now_ms: float) -> Batch:
         """What waits for this shard, as one batch of at most `most_asks` asks; it may be empty."""
-        batch = Batch()
+        batch = self._under_way[shard] = Batch(shard)
         asks, counters, waiters = batch.asks, batch.counters, batch.waiters
         room = self._most_asks
         if returns := self._returns[shard]:
@@ -249,6 +264,9 @@ class Ledger:
                 self._holding[counter] = None
             elif counter.left:
                 counter.left = 0
+        self._under_way[batch.shard] = None
+        for stray in batch.strays:
+            self.release(stray)
 
     def sweep(self, now_ms: float) -> None:
         """Queue for return what lapsed or lies idle; to be called about four times a second."""
@@ -277,6 +295,20 @@ class Ledger:
             counter.in_hand = 0
             counter.lease = 0
             counter.retry_at_ms = counter.closed_until_ms = 0.0
+
+    def forget(self, counter: Counter) -> None:
+        """End what is known here of a counter: its permits changed, or what it had used was reset.
+
+        Permits in hand go back. So does what a batch under way brings, which was asked on other terms; who waits
+        for that asks again.
+        """
+        batch = self._under_way[counter.shard]
+        if batch is not None:
+            batch.part(counter)
+        self.release(counter)
+        counter.closed_cost = 1
+        counter.retry_at_ms = counter.closed_until_ms = counter.grows_at_ms = 0.0
+        counter.room = counter.granted = counter.lease = 0
 
     def release_all(self) -> None:
         """Give back everything: a clean stop."""

@@ -14,19 +14,21 @@ from sidecar.core.model import Match
 class Pattern:
     """A `*` pattern, matched in linear time: no backtracking over text that clients choose.
 
+    `or_bare`: one that ends in `/*` also matches what lies before that.
+
     >>> Pattern("/x/*").matches("/x"), Pattern("/x/*").matches("/xy"), Pattern("*.png").matches("/a/b.png")
     (True, False, True)
     """
 
     __slots__ = ("_bare", "_head", "_middle", "_tail", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, or_bare: bool = True) -> None:
         self.text = text
         pieces = text.split("*")
         self._head = pieces[0]
         self._tail = pieces[-1] if len(pieces) > 1 else None
         self._middle = [piece for piece in pieces[1:-1] if piece]
-        self._bare = Pattern(text[:-2]) if text.endswith("/*") else None
+        self._bare = Pattern(text[:-2], or_bare=False) if or_bare and text.endswith("/*") else None
 
     def matches(self, text: str) -> bool:
         if self._tail is None:

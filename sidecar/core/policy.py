@@ -5,59 +5,38 @@ that does not change while the policy stands: the refusal that address lists or 
 and the counters that it has to be charged on. What changes from moment to moment (attack
 mode, permits in hand) is `decide`'s.
 
+What operators change at run time (`control`) makes another policy, `Policy.under`: it shares the
+rules and the counters, and forgets what it found under the former state. So a change costs some
+microseconds, and a request is judged by one state or the other.
+
 Nothing here reads files, knows the store or tells the time.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from hashlib import blake2b
 from typing import Final, NamedTuple
-from urllib.parse import quote_from_bytes
-from zlib import crc32
 
 from sidecar.core.addresses import AddressSet, subject_of
+from sidecar.core.control import EMPTY, Control
 from sidecar.core.credentials import may_hold_secret
+from sidecar.core.filters import Finding, objections_of
 from sidecar.core.ledger import Counter, Ledger
 from sidecar.core.model import Cost, Dimension, Filter, Limit, Mode, Reason, Request, Verdict
 from sidecar.core.patterns import Matcher
-from sidecar.core.quota_headers import policy_header, ratelimit_format
 from sidecar.core.recent import Recent
+from sidecar.core.subjects import Chosen, choose, escaped, names_of, shard_of
+from sidecar.core.terms import NO_TERMS, Terms, Variants
 
 BY_ADDRESS: Final = (Dimension("ip"),)
 
 MOST_REMEMBERED: Final = 16_384
 """Addresses, routes and bound requests remembered, of each."""
-
-_PLAIN = re.compile(r"[A-Za-z0-9._:/*\-]{1,128}")
-_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "CONNECT"})
-
-
-class Finding:
-    """What one filter (or address list) says against a request."""
-
-    __slots__ = ("methods", "mode", "reason", "rule")
-
-    def __init__(self, reason: Reason, rule: str, mode: Mode, methods: tuple[str, ...] = ()) -> None:
-        self.reason = reason
-        self.rule = rule
-        self.mode = mode
-        self.methods = methods
-
-
-class Terms(NamedTuple):
-    """What the answers under one set of limits share.
-
-    `ratelimit` is the `RateLimit` header as a format of remaining and reset_s of each limit in turn.
-    """
-
-    limits: tuple[Limit, ...]
-    policy_header: bytes
-    ratelimit: bytes
-
-
-NO_TERMS: Final = Terms((), b"", b"")
+CONFIGURED_DENY: Final = "addresses.deny"
+RUN_TIME_DENY: Final = "run-time deny"
+"""Who refuses an address: the configuration's list, or the one that operators change."""
 
 
 class Bound:
@@ -71,6 +50,7 @@ class Bound:
     terms          what answers under the enforced limits share
     shadow         names of shadow filters that object
     reason         OK, or EXEMPT when the address skips limits
+    key_id, tenant whom the credential names, empty when nobody
 
     What does not differ from the usual stays in the class: a new client costs two assignments.
     """
@@ -84,6 +64,7 @@ class Bound:
     reason = Reason.OK
     terms = NO_TERMS
     key_id = b""
+    tenant = ""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -93,6 +74,7 @@ class _LimitRule(NamedTuple):
     """A limit that a route comes under.
 
     names  what its counters' names in the store begin with, for each shard
+    kinds  of its dimensions
     usual  every request costs 1, by its address, and it is enforced
     """
 
@@ -100,6 +82,7 @@ class _LimitRule(NamedTuple):
     counters: Recent[str, Counter]
     route: str
     names: tuple[str, ...]
+    kinds: frozenset[str]
     usual: bool
 
 
@@ -108,24 +91,33 @@ class _Rules(NamedTuple):
 
     filters: tuple[Filter, ...]
     limits: tuple[_LimitRule, ...]
+    limit_names: frozenset[str]
     terms: Terms | None
 
 
 class _Facts:
-    """What the lists say of one address."""
+    """What the lists say of one address: those of the configuration, and those of run time.
+
+    denied  the lists that deny it, as rules are named
+    """
 
     __slots__ = ("allowed", "denied", "exempt", "passes")
 
     def __init__(self, policy: Policy, address: str) -> None:
         known = policy.lists and address != "unknown"
-        self.denied = known and policy.deny.contains(address)
-        self.allowed = known and policy.allow.contains(address)
-        self.exempt = known and policy.exempt.contains(address)
-        self.passes = known and policy.passes.contains(address)
+        control = policy.control
+        self.denied: tuple[str, ...] = ()
+        if known and policy.deny.contains(address):
+            self.denied = (CONFIGURED_DENY,)
+        if known and control.deny.contains(address):
+            self.denied += (RUN_TIME_DENY,)
+        self.allowed = known and (policy.allow.contains(address) or control.allow.contains(address))
+        self.exempt = known and (policy.exempt.contains(address) or control.exempt.contains(address))
+        self.passes = known and (policy.passes.contains(address) or control.passes.contains(address))
 
 
 class Policy:
-    """One configuration's rules, ready to be asked. Immutable but for what it remembers."""
+    """One configuration's rules under one control state, ready to be asked. Immutable but for what it remembers."""
 
     def __init__(
         self,
@@ -144,9 +136,9 @@ class Policy:
         prefix: str = "pc:",
         hash_key: bytes,
         hashed_headers: Sequence[bytes] = (),
+        control: Control = EMPTY,
     ) -> None:
         self.deny, self.allow, self.exempt, self.passes = deny, allow, exempt, passes
-        self.lists = any(map(len, (deny, allow, exempt, passes)))
         self.ipv6_prefix = ipv6_prefix
         self.limits = tuple(limits)
         self.filters = tuple(filters)
@@ -175,10 +167,55 @@ class Policy:
         self._judges_content = any(
             rule.content_types or rule.max_body is not None or rule.tls_min for rule in self.filters
         )
-        self._facts = Recent[str, _Facts](MOST_REMEMBERED)
         self._rules = Recent[tuple[str, str, str], _Rules](MOST_REMEMBERED)
+        self._variants = Variants()
+        self._heed(control)
+
+    def under(self, control: Control) -> Policy:
+        """The same rules and counters under another control state; this policy must not be asked any more.
+
+        A counter whose permits that changes is told when its subject comes again.
+        """
+        policy = copy(self)
+        policy._heed(control)
+        return policy
+
+    def forget(self, chosen: Chosen) -> Policy:
+        """This policy, which has forgotten what it knew of some counters; this one must not be asked any more."""
+        for limit, _, counters in self._limits:
+            if limit.name != chosen.limit:
+                continue
+            if chosen.subjects is None:
+                found = [counter for counter in counters if chosen.has(counter.key)]
+            else:
+                known = [counters.get(subject) for subject in chosen.subjects]
+                found = [counter for counter in known if counter is not None]
+            for counter in found:
+                self._ledger.forget(counter)
+                counter.left = 0
+        return self.under(self.control)
+
+    def limit(self, name: str) -> Limit:
+        """A limit as configured. Raises ValueError, with words for the operator."""
+        for limit in self.limits:
+            if limit.name == name:
+                return limit
+        raise ValueError(f"{name!r}: no limit of this name")
+
+    def chosen(self, limit: str, kind: str, value: str) -> Chosen:
+        """The counters of a `key`, `tenant` or `address` under a limit. Raises ValueError as `limit` does."""
+        shards, ipv6_prefix = self._ledger.shards, self.ipv6_prefix
+        rule = self.limit(limit)
+        return choose(rule, kind, value, prefix=self._prefix, shards=shards, ipv6_prefix=ipv6_prefix)
+
+    def _heed(self, control: Control) -> None:
+        """Decide by this control state, and forget what was found under another."""
+        self.control = control
+        configured = (self.deny, self.allow, self.exempt, self.passes)
+        self.lists = any(map(len, (*configured, *control.lists.values())))
+        self._overridden = frozenset([field.partition(" ")[0] for field in control.overrides])
+        self._facts = Recent[str, _Facts](MOST_REMEMBERED)
         self._bounds = Recent[tuple[object, ...], Bound](MOST_REMEMBERED)
-        self._terms: dict[tuple[str, ...], Terms] = {}
 
     def counters(self) -> int:
         """How many counters this process knows now."""
@@ -210,22 +247,46 @@ class Policy:
         if key_id:
             bound.key_id = key_id
         address = request.address
+        exempt = False
         rules = self._rules_of(request.method, request.host, request.path)
         if self.lists or rules.filters or not self.default_allow:
             facts = self._facts_of(address)
             bound.passes = facts.passes
             if (findings := self._findings(request, facts, rules.filters)) and self._object(bound, findings):
                 return bound
-            if facts.exempt:
-                bound.reason = Reason.EXEMPT
-                return bound
+            exempt = facts.exempt
+        if self.control.attacked and not bound.passes and (attacked := self.attacked(bound)):
+            bound.refusal = self._under_attack(attacked, bound)
+            return bound
+        if exempt:
+            bound.reason = Reason.EXEMPT
+            return bound
         subject = subject_of(address, self.ipv6_prefix) if ":" in address else address
-        if rules.terms is None or request.cost is not None:
+        terms = rules.terms
+        if terms is None or request.cost is not None or not self._overridden.isdisjoint(rules.limit_names):
             self._charge(bound, request, subject, rules.limits)
         else:
-            bound.charges = tuple([(self._counter(rule, subject), 1) for rule in rules.limits])
-            bound.terms = rules.terms
+            bound.charges = tuple([(self._counter(rule, subject, rule.limit), 1) for rule in rules.limits])
+            bound.terms = terms
         return bound
+
+    def attacked(self, bound: Bound) -> str | None:
+        """The key or tenant of a request (`key:<ID>`, `tenant:<T>`) that is under attack mode, or None."""
+        attacked = self.control.attacked
+        for field in (f"key:{bound.key_id.decode()}", f"tenant:{bound.tenant}"):
+            if field in attacked and not field.endswith(":"):
+                return field
+        return None
+
+    def _under_attack(self, attacked: str, bound: Bound) -> Verdict:
+        return Verdict(
+            Reason.ATTACK_MODE,
+            status=self.attack.status,
+            retry_after_s=self.attack.retry_after_s,
+            rule=f"attack_mode {attacked}",
+            shadow=bound.shadow,
+            key_id=bound.key_id,
+        )
 
     def _object(self, bound: Bound, findings: Sequence[Finding]) -> bool:
         """Note what shadow rules say; whether an enforced one refuses, the first in the order of reasons."""
@@ -255,11 +316,9 @@ class Policy:
         return self._findings(request, facts, rules.filters)
 
     def _findings(self, request: Request, facts: _Facts, filters: Sequence[Filter]) -> list[Finding]:
-        found: list[Finding] = []
-        if facts.denied:
-            found.append(Finding(Reason.ADDRESS_DENIED, "addresses.deny", Mode.ENFORCE))
+        found = [Finding(Reason.ADDRESS_DENIED, rule, Mode.ENFORCE) for rule in facts.denied]
         for rule in filters:
-            found += _objections(rule, request, facts.allowed)
+            found += objections_of(rule, request, facts.allowed)
         if not self.default_allow and not any(rule.mode is Mode.ENFORCE for rule in filters):
             found.append(Finding(Reason.NOT_OPENED, "default", Mode.ENFORCE))
         return found
@@ -269,34 +328,42 @@ class Policy:
         charges: list[tuple[Counter, int]] = []
         shadow: list[tuple[Counter, int]] = []
         for rule in limits:
-            limit = rule.limit
-            subject = self._subject(limit, request, address, rule.route, bound.key_id)
+            subject = self._subject(rule.limit, request, address, rule.route, bound)
             if subject is not None:
-                charge = (self._counter(rule, subject), cost_of(limit, request))
+                limit = self._limit_now(rule, bound, address)
+                charge = (self._counter(rule, subject, limit), cost_of(limit, request))
                 (charges if limit.mode is Mode.ENFORCE else shadow).append(charge)
         bound.charges = tuple(charges)
         bound.shadow_charges = tuple(shadow)
-        bound.terms = self._terms_of([counter.limit for counter, _ in charges])
+        bound.terms = self._variants.terms([counter.limit for counter, _ in charges])
 
-    def _counter(self, rule: _LimitRule, subject: str) -> Counter:
+    def _counter(self, rule: _LimitRule, subject: str, limit: Limit) -> Counter:
+        """A subject's counter under a limit of the rule with the permits of now."""
         counter = rule.counters.get(subject)
         if counter is None:
-            limit = rule.limit
-            shard = crc32(subject.encode()) % self._ledger.shards if len(rule.names) > 1 else 0
+            shard = shard_of(subject, self._ledger.shards) if len(rule.names) > 1 else 0
             counter = Counter(limit, limit.permits, (rule.names[shard] + subject).encode(), shard)
             rule.counters.add(subject, counter)
+        elif counter.permits != limit.permits:
+            self._ledger.forget(counter)
+            counter.limit, counter.permits = limit, limit.permits
         return counter
 
-    def _terms_of(self, limits: Sequence[Limit]) -> Terms:
-        names = tuple([limit.name for limit in limits])
-        terms = self._terms.get(names)
-        if terms is None:
-            policies = [(limit.name, limit.permits, limit.window_ms) for limit in limits]
-            terms = Terms(tuple(limits), policy_header(policies), ratelimit_format(names))
-            self._terms[names] = terms
-        return terms
+    def _limit_now(self, rule: _LimitRule, bound: Bound, address: str) -> Limit:
+        """A limit with the permits that this subject has now: its own, or those of an override."""
+        limit = rule.limit
+        if limit.name not in self._overridden:
+            return limit
+        kinds = rule.kinds
+        permits = self.control.permits(
+            limit.name,
+            key=bound.key_id.decode() if "key" in kinds else "",
+            tenant=bound.tenant if "tenant" in kinds or "key" in kinds else "",
+            address=address if "ip" in kinds else "",
+        )
+        return limit if permits is None else self._variants.limit(limit, permits)
 
-    def _subject(self, limit: Limit, request: Request, address: str, route: str, key_id: bytes) -> str | None:
+    def _subject(self, limit: Limit, request: Request, address: str, route: str, bound: Bound) -> str | None:
         """The subject's name: one escaped part per dimension; None if a part is absent."""
         parts: list[str] = []
         for kind, header in limit.per:
@@ -304,13 +371,17 @@ class Policy:
                 case "ip":
                     parts.append(address)
                 case "key":
-                    if not key_id:
+                    if not bound.key_id:
                         return None
-                    parts.append(key_id.decode())
+                    parts.append(escaped(bound.key_id))
+                case "tenant":
+                    if not bound.tenant:
+                        return None
+                    parts.append(escaped(bound.tenant.encode()))
                 case "route":
-                    parts.append(_escape(route.encode()))
+                    parts.append(escaped(route.encode()))
                 case "host":
-                    parts.append(_escape(request.host.encode()))
+                    parts.append(escaped(request.host.encode()))
                 case "global":
                     parts.append("*")
                 case "header":
@@ -318,15 +389,10 @@ class Policy:
                     if not value:
                         return None
                     known = self._unsecret(request.headers, header) or b""
-                    parts.append(_escape(known))
+                    parts.append(escaped(known))
                 case _:
                     return None
         return "|".join(parts)
-
-    def _names_of(self, limit: Limit) -> tuple[str, ...]:
-        """What the names of a limit's counters in the store begin with, for each shard."""
-        limit_part = f"{limit.name}:{limit.window_ms}/{limit.slice_ms}"
-        return tuple([f"{self._prefix}{{{shard}}}:{limit_part}:" for shard in range(self._ledger.shards)])
 
     def _facts_of(self, address: str) -> _Facts:
         facts = self._facts.get(address)
@@ -341,19 +407,24 @@ class Policy:
         if rules is None:
             filters = [rule for rule, matcher in self._filters if matcher.route(*route) is not None]
             limits = [
-                _LimitRule(limit, counters, name, self._names_of(limit), _is_usual(limit))
+                _limit_rule(limit, counters, name, names_of(limit, self._prefix, self._ledger.shards))
                 for limit, matcher, counters in self._limits
                 if (name := matcher.route(*route)) is not None
             ]
+            limit_names = frozenset([rule.limit.name for rule in limits])
             usual = all(rule.usual for rule in limits)
-            terms = self._terms_of([rule.limit for rule in limits]) if usual else None
-            rules = _Rules(tuple(filters), tuple(limits), terms)
+            terms = self._variants.terms([rule.limit for rule in limits]) if usual else None
+            rules = _Rules(tuple(filters), tuple(limits), limit_names, terms)
             self._rules.add(route, rules)
         return rules
 
 
-def _is_usual(limit: Limit) -> bool:
-    return limit.per == BY_ADDRESS and limit.mode is Mode.ENFORCE and limit.cost == Cost()
+def _limit_rule(
+    limit: Limit, counters: Recent[str, Counter], route: str, names: tuple[str, ...]
+) -> _LimitRule:
+    kinds = frozenset([kind for kind, _ in limit.per])
+    usual = limit.per == BY_ADDRESS and limit.mode is Mode.ENFORCE and limit.cost == Cost()
+    return _LimitRule(limit, counters, route, names, kinds, usual)
 
 
 def cost_of(limit: Limit, request: Request) -> int:
@@ -367,47 +438,3 @@ def cost_of(limit: Limit, request: Request) -> int:
             return cost.most
         return min(max(1, int(value)), cost.most)
     return cost.fixed if request.cost is None or cost.fixed != 1 else request.cost
-
-
-def _escape(part: bytes) -> str:
-    """A subject's part that cannot contain a separator, and cannot equal another part."""
-    text = part.decode("latin-1")
-    if _PLAIN.fullmatch(text):
-        return text
-    quoted = quote_from_bytes(part, safe="/:*")
-    if len(quoted) <= 128:
-        return quoted
-    return "#" + blake2b(part, digest_size=16).hexdigest()
-
-
-def _objections(rule: Filter, request: Request, allowed: bool) -> list[Finding]:
-    """What one matching filter says against a request. A datum that is missing is an objection."""
-    found: list[Finding] = []
-    mode = rule.mode
-    bodiless = request.content_length == 0 or (
-        request.content_length is None and request.content_type is None and request.method in _BODILESS
-    )
-    if rule.require_allow and not allowed:
-        found.append(Finding(Reason.ADDRESS_NOT_ALLOWED, rule.name, mode))
-    if rule.deny:
-        reason = Reason.HOST if rule.match.hosts and not rule.match.paths else Reason.PATH
-        found.append(Finding(reason, rule.name, mode))
-    if rule.methods and request.method not in rule.methods:
-        found.append(Finding(Reason.METHOD, rule.name, mode, rule.methods))
-    if rule.content_types and not bodiless and not _type_accepted(rule.content_types, request.content_type):
-        found.append(Finding(Reason.CONTENT_TYPE, rule.name, mode))
-    if rule.max_body is not None and not bodiless:
-        length = request.content_length
-        if length is None or length > rule.max_body:
-            found.append(Finding(Reason.BODY_SIZE, rule.name, mode))
-    if rule.tls_min is not None and (request.tls is None or request.tls < rule.tls_min):
-        found.append(Finding(Reason.TLS_VERSION, rule.name, mode))
-    return found
-
-
-def _type_accepted(accepted: tuple[str, ...], content_type: bytes | None) -> bool:
-    if content_type is None:
-        return False
-    media = content_type.partition(b";")[0].strip().decode("latin-1").lower()
-    kind, _, subtype = media.partition("/")
-    return media in accepted or (subtype != "" and f"{kind}/*" in accepted)

@@ -8,7 +8,7 @@ shard), which can only refuse more. It does not survive the process and is not s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from sidecar.core.window import Ask, Counts, Grant, expiry_ms, take
@@ -35,6 +35,14 @@ class MemoryStore:
         """Whether a state of this counter is kept that has not expired."""
         held = self._counters.get(key)
         return held is not None and held[1] > self._clock_ms()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._counters)
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Drop the states of these counters, where there are any."""
+        for key in keys:
+            self._counters.pop(key, None)
 
     async def take(self, asks: Sequence[CounterAsk]) -> Sequence[Grant]:
         return [self.take_one(key, ask) for key, ask in asks]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -118,6 +118,62 @@ class RedisStore:
         finally:
             if not sure:
                 await connection.disconnect(nowait=True)
+
+
+class RedisSubscription:
+    """Listens to one channel, on a connection of its own."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience_s: float,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
+        self._connection = connection_to(url, patience_s=patience_s, ca=ca, cert=cert, key=key)
+
+    async def listen(self, channel: bytes, hint: Callable[[], None]) -> None:
+        """Call `hint` when listening begins and for every message. Raises StoreUnavailable when it ends."""
+        connection = self._connection
+        try:
+            words: tuple[Any, ...] = (b"SUBSCRIBE", channel)
+            await connection.send_packed_command(pack_command(words), check_health=False)
+            while True:
+                await connection.read_response(disable_decoding=True, timeout=math.inf)
+                hint()
+        except RedisError as exc:
+            raise _unavailable(exc) from exc
+        except OSError as exc:
+            raise StoreUnavailable("connection", str(exc)) from exc
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        with suppress(RedisError):
+            await self._connection.disconnect()
+
+
+class SharedStore:
+    """A store that many may ask at once: one after the other."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self._turn = asyncio.Lock()
+
+    async def script(self, script: scripts.Script, keys: list[bytes], arguments: list[bytes]) -> object:
+        """As RedisStore does."""
+        async with self._turn:
+            return await self._store.script(script, keys, arguments)
+
+    async def command(self, *words: bytes) -> object:
+        """As RedisStore does."""
+        async with self._turn:
+            return await self._store.command(*words)
+
+    async def close(self) -> None:
+        await self._store.close()
 
 
 def connection_to(

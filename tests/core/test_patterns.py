@@ -30,6 +30,7 @@ def test_it_matches_what_the_regular_expression_matches(pattern: str, text: str)
         ("/login", ["/login"], ["/login/", "/Login", "/", "/login2", "x/login"]),
         ("/x/*", ["/x", "/x/", "/x/y/z"], ["/xy", "/", "/a/x"]),
         ("/*/admin/*", ["/t/admin", "/t/admin/", "/t/u/admin/x"], ["/admin", "/t/administrator"]),
+        ("/*/*", ["/a", "/", "/a/b"], ["", "a"]),
         ("*.png", [".png", "/a/b.png"], ["/a.png/", "/apng"]),
         ("/a*b*c", ["/abc", "/a/b/c", "/abbcc"], ["/acb", "/ab"]),
         ("*", ["", "/", "/anything/at/all"], []),

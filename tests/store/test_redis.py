@@ -15,7 +15,6 @@ from sidecar.core.window import Ask, Grant
 from sidecar.store import StoreUnavailable, scripts
 from sidecar.store.redis import RedisStore
 from tests.certificates import Certificates
-from tests.gates import ROOT
 from tests.servers import eventually
 from tests.stores import StoreServer
 
@@ -24,12 +23,6 @@ T = TypeVar("T")
 PATIENCE_S: Final = 30.0
 HASTE_S: Final = 1.0
 """The patience of a test that lets it run out."""
-
-LEAST_RIGHTS: Final = (
-    "resetkeys ~pc:* resetchannels -@all +ping +client|setname +evalsha +eval +time"
-    " +get +set +del +hget +zadd +zrem +zrange +zremrangebyscore +pexpire"
-)
-"""The ACL that a gate needs, and nothing more: its own keys, its scripts, and what they call."""
 
 
 def ask(permits: int = 10, want: int = 1, *, window_ms: int = 60_000) -> Ask:
@@ -141,58 +134,6 @@ def test_it_gives_a_sign_of_life(any_store: StoreServer) -> None:
 
 
 # --- who may ask --------------------------------------------------------------
-
-
-def test_it_needs_these_rights_and_no_others(start_redis7: Callable[..., StoreServer]) -> None:
-    server = start_redis7(users=["default off", f"gate on >se:cret@/ {LEAST_RIGHTS}"])
-    heartbeat = scripts.read("heartbeat")
-    keys = [b"pc:{control}:replicas", b"pc:{control}:attack", b"pc:{control}:hash_key"]
-
-    async def work(store: RedisStore) -> list[object]:
-        await store.ping()
-        granted = [(await one(store)).granted for _ in range(2)]
-        beat = await store.script(heartbeat, keys, [b"me", b"5000", b"fresh"])
-        return [*granted, beat, await store.command(b"ZREM", keys[0], b"me")]
-
-    done = with_store(server.url(user="gate", password="se:cret@/"), work)
-
-    assert done == [1, 1, [1, 0, b"fresh", b""], 1]
-
-
-@pytest.mark.parametrize("right", [word for word in LEAST_RIGHTS.split() if word[0] in "+~"])
-def test_it_says_what_it_lacks_when_a_right_is_missing(
-    start_redis7: Callable[..., StoreServer], right: str
-) -> None:
-    less = " ".join(word for word in LEAST_RIGHTS.split() if word != right)
-    server = start_redis7(users=["default off", f"gate on >secret {less}"])
-    heartbeat = scripts.read("heartbeat")
-    keys = [b"pc:{control}:replicas", b"pc:{control}:attack", b"pc:{control}:hash_key"]
-
-    async def work(store: RedisStore) -> None:
-        await store.ping()
-        grant = await one(store)
-        back = Ask(10, 60_000, 1_000, 0, 1, 1, grant.slice_id, grant.made)
-        await store.take([(b"pc:k", back)])
-        await store.script(heartbeat, keys, [b"me", b"5000", b"fresh"])
-        await store.command(b"ZREM", keys[0], b"me")
-
-    with pytest.raises(StoreUnavailable) as caught:
-        with_store(server.url(user="gate", password="secret"), work)
-
-    assert caught.value.kind in {"response", "connection"}
-
-
-def test_it_may_touch_no_key_outside_its_prefix(start_redis7: Callable[..., StoreServer]) -> None:
-    server = start_redis7(users=["default off", f"gate on >secret {LEAST_RIGHTS}"])
-
-    async def work(store: RedisStore) -> StoreUnavailable:
-        with pytest.raises(StoreUnavailable) as caught:
-            await store.take([(b"other:k", ask())])
-        return caught.value
-
-    error = with_store(server.url(user="gate", password="secret"), work)
-
-    assert error.kind == "response"
 
 
 @pytest.mark.parametrize(("user", "password"), [(None, None), ("gate", "wrong"), ("nobody", "secret")])
@@ -380,9 +321,3 @@ def test_it_uses_no_answer_of_another_shape(directory: Path, reply: bytes) -> No
 
     assert set(kinds) <= {"response", "connection", "other"}
     assert served >= 2  # the next one who asks gets a connection of their own
-
-
-def test_it_needs_what_the_readme_says() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-
-    assert f"ACL SETUSER portcullis on >PASSWORD {LEAST_RIGHTS}`" in readme
