@@ -24,6 +24,7 @@ import msgspec
 
 from sidecar.core.addresses import parse_cidrs
 from sidecar.core.model import Filter, Limit
+from sidecar.core.trigger import Thresholds
 from sidecar.document.notations import (
     MAX_SOCKET_PATH,
     Endpoint,
@@ -33,12 +34,13 @@ from sidecar.document.notations import (
     store_url,
 )
 from sidecar.document.rules import filter_of, filters_without_demand, limit_of, same_names
-from sidecar.document.schema import Document, ListSection
+from sidecar.document.schema import TRIGGER_FOR_MS, TRIGGER_QUIET_MS, Document, ListSection, TriggerSection
 from sidecar.document.walk import Problem, read_struct, shown
 from sidecar.document.yaml_text import YamlRefused, read_yaml
 
 __all__ = [
     "Addresses",
+    "AdminTls",
     "AttackMode",
     "Config",
     "ConfigError",
@@ -67,11 +69,21 @@ _NO_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
+class AdminTls:
+    """PEM files of the admin plane's TLS. With `client_ca` clients have to show a certificate it signed."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Listen:
     """Where the planes listen, and the bounds on the check plane's connections."""
 
     check: tuple[Endpoint, ...]
     admin: Endpoint
+    admin_tls: AdminTls | None
     health: Endpoint | None
     idle_s: float
     max_connections: int
@@ -98,12 +110,16 @@ class StoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class AttackMode:
-    """What attack mode answers, whom it lets pass, and whether it is on while its state is unknown."""
+    """What attack mode answers, whom it lets pass, whether it is on while its state is unknown.
+
+    `trigger` is None when only people turn it on and off.
+    """
 
     status: int
     retry_after_s: int
     passes: tuple[str, ...]
     unknown_on: bool
+    trigger: Thresholds | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +282,7 @@ def _meaning(document: Document, url: str, folder: Path, problems: list[Problem]
                 for at, endpoint in enumerate(document.listen.check)
             ),
             admin=_placed(document.listen.admin, folder, "listen.admin", problems),
+            admin_tls=_admin_tls(document, folder, problems),
             health=None if health is None else _placed(health, folder, "listen.health", problems),
             idle_s=document.listen.idle_s,
             max_connections=document.listen.max_connections,
@@ -281,6 +298,7 @@ def _meaning(document: Document, url: str, folder: Path, problems: list[Problem]
             retry_after_s=document.attack_mode.retry_after_s,
             passes=document.attack_mode.passes,
             unknown_on=document.attack_mode.unknown == "on",
+            trigger=_trigger(document.attack_mode.trigger),
         ),
         addresses=Addresses(
             deny=_networks(addresses.deny, folder, "addresses.deny", files, problems),
@@ -308,6 +326,32 @@ def _placed(endpoint: Endpoint, folder: Path, path: str, problems: list[Problem]
         )
         problems.append(Problem(path, message))
     return replace(endpoint, path=socket)
+
+
+def _admin_tls(document: Document, folder: Path, problems: list[Problem]) -> AdminTls | None:
+    section = document.listen.admin_tls
+    if section.cert is None or section.key is None:
+        return None
+    tls = AdminTls(
+        cert=folder / section.cert,
+        key=folder / section.key,
+        client_ca=None if section.client_ca is None else folder / section.client_ca,
+    )
+    for name, path in (("cert", tls.cert), ("key", tls.key), ("client_ca", tls.client_ca)):
+        if path is not None and not path.is_file():
+            problems.append(Problem(f"listen.admin_tls.{name}", f"{shown(str(path))}: there is no such file"))
+    return tls
+
+
+def _trigger(section: TriggerSection) -> Thresholds | None:
+    if section.refusals_per_s is None and section.requests_per_s is None:
+        return None
+    return Thresholds(
+        refusals_per_s=section.refusals_per_s,
+        requests_per_s=section.requests_per_s,
+        for_ms=TRIGGER_FOR_MS if section.for_ is None else section.for_,
+        quiet_ms=TRIGGER_QUIET_MS if section.quiet is None else section.quiet,
+    )
 
 
 def _effective_url(document: Document, env: Mapping[str, str], problems: list[Problem]) -> str:

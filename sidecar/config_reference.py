@@ -16,8 +16,10 @@ from typing import Final, get_args
 
 import msgspec
 
-from sidecar.document.notations import TcpEndpoint
+from sidecar.document.notations import TcpEndpoint, shown_ms
 from sidecar.document.schema import (
+    TRIGGER_FOR_MS,
+    TRIGGER_QUIET_MS,
     CostSection,
     Document,
     FilterSection,
@@ -50,6 +52,9 @@ goes on serving."""
 _SENTENCES: Final = {
     "listen.check": "Where proxies ask. A unix socket takes `?mode=0660&group=www-data` (0660 without it).",
     "listen.admin": "Where metrics and the admin API are.",
+    "listen.admin_tls.cert": "The certificate (and its chain) that the admin plane shows; without it, plain HTTP.",
+    "listen.admin_tls.key": "Its private key, without a passphrase.",
+    "listen.admin_tls.client_ca": "Authorities: with them, clients need a certificate that one of them signed.",
     "listen.health": "A second port with `/metrics`, `/livez` and `/readyz` alone.",
     "listen.idle_s": "Seconds until an idle connection is closed; take more than the proxy's own idle time.",
     "listen.max_connections": "Connections of the check plane at once, for each worker.",
@@ -79,6 +84,20 @@ _SENTENCES: Final = {
     "attack_mode.retry_after_s": "The `Retry-After` of these answers, in seconds.",
     "attack_mode.pass": "Networks that attack mode lets pass.",
     "attack_mode.unknown": "Whether attack mode counts as on while neither the store nor the disk can say.",
+    "attack_mode.trigger.refusals_per_s": (
+        "When all replicas together refuse this much, attack mode turns on by itself. What attack mode refuses "
+        "does not count: after `quiet` it tries whether the flood is over, unless `requests_per_s` sees it."
+    ),
+    "attack_mode.trigger.requests_per_s": (
+        "The same for all requests, refused or not. Without either, only people turn attack mode on."
+    ),
+    "attack_mode.trigger.for": (
+        "For how long, without a break. While a person's `off` stands it stays off; `attack off --for 1h` "
+        "leaves it to the trigger again after an hour."
+    ),
+    "attack_mode.trigger.quiet": (
+        "After this long below the thresholds it turns off by itself, unless a person turned it on."
+    ),
     "addresses.deny.cidrs": "Networks that are refused. Deny wins over the other two lists.",
     "addresses.deny.files": "Files with more of them: one network a line, `#` begins a comment.",
     "addresses.allow.cidrs": "Networks that filters with `require: allow` let pass.",
@@ -136,6 +155,8 @@ _DEFAULTS: Final = {
     "limits[].cost.max": "`permits`",
     "credentials.headers": '`["X-Api-Key"]`',
     "listen.health": "`off`",
+    "attack_mode.trigger.for": f"`{shown_ms(TRIGGER_FOR_MS)}`",
+    "attack_mode.trigger.quiet": f"`{shown_ms(TRIGGER_QUIET_MS)}`",
     "limits[].match": "everything",
     "filters[].match": "everything",
 }

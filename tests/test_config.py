@@ -12,6 +12,7 @@ import pytest
 from sidecar import config
 from sidecar.config import Config, ConfigError, TcpEndpoint, UnixEndpoint, changes_needing_restart
 from sidecar.core.model import Cost, Dimension, Filter, Limit, Match, Mode, Outage
+from sidecar.core.trigger import Thresholds
 
 EXAMPLE = """\
 listen: {check: ["127.0.0.1:8080", "unix:run/check.sock"], admin: "127.0.0.1:8081", health: "0.0.0.0:8082"}
@@ -96,6 +97,7 @@ def test_it_has_a_default_for_everything() -> None:
         listen=config.Listen(
             check=(TcpEndpoint("127.0.0.1", 8080),),
             admin=TcpEndpoint("127.0.0.1", 8081),
+            admin_tls=None,
             health=None,
             idle_s=75.0,
             max_connections=10_000,
@@ -108,7 +110,9 @@ def test_it_has_a_default_for_everything() -> None:
         state_dir=Path("/gate/portcullis-data"),
         trusted_proxies=(),
         ipv6_prefix=64,
-        attack_mode=config.AttackMode(status=503, retry_after_s=60, passes=(), unknown_on=False),
+        attack_mode=config.AttackMode(
+            status=503, retry_after_s=60, passes=(), unknown_on=False, trigger=None
+        ),
         addresses=config.Addresses(deny=(), allow=(), exempt=()),
         credentials=config.Credentials(mode="opaque", headers=(b"x-api-key",)),
         fronts=config.Fronts(envoy_address="real_ip"),
@@ -126,6 +130,17 @@ def test_it_has_a_default_for_everything() -> None:
     [
         ("default: deny", "default_allow", False),
         ("attack_mode: {unknown: on}", "attack_mode.unknown_on", True),
+        ("attack_mode: {trigger: {}}", "attack_mode.trigger", None),
+        (
+            "attack_mode: {trigger: {refusals_per_s: 500}}",
+            "attack_mode.trigger",
+            Thresholds(refusals_per_s=500, requests_per_s=None, for_ms=10_000, quiet_ms=300_000),
+        ),
+        (
+            "attack_mode: {trigger: {requests_per_s: 9, for: 1m, quiet: 1h}}",
+            "attack_mode.trigger",
+            Thresholds(refusals_per_s=None, requests_per_s=9, for_ms=60_000, quiet_ms=3_600_000),
+        ),
         ("fronts: {envoy: {address: forwarded}}", "fronts.envoy_address", "forwarded"),
         ("headers: {legacy: true}", "legacy_headers", True),
         ("log: {refusals_per_s: 0}", "refusals_per_s", 0),
@@ -228,6 +243,17 @@ def test_it_refuses_a_socket_whose_path_is_too_long() -> None:
 
     assert [problem.path for problem in problems] == ["listen.admin"]
     assert "107 bytes" in problems[0].message
+
+
+def test_it_takes_the_admin_planes_certificates_only_if_they_are_there(tmp_path: Path) -> None:
+    (tmp_path / "c.pem").touch()
+    (tmp_path / "k.pem").touch()
+
+    read = parse("listen: {admin_tls: {cert: c.pem, key: k.pem}}", folder=tmp_path)
+    gone = refused("listen: {admin_tls: {cert: c.pem, key: x.pem, client_ca: y.pem}}", folder=tmp_path)
+
+    assert read.listen.admin_tls == config.AdminTls(tmp_path / "c.pem", tmp_path / "k.pem", None)
+    assert [problem.path for problem in gone] == ["listen.admin_tls.key", "listen.admin_tls.client_ca"]
 
 
 def test_it_takes_certificates_for_tls_only_and_only_if_they_are_there(tmp_path: Path) -> None:

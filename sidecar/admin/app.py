@@ -1,6 +1,6 @@
 """The admin plane's applications, and how they are served.
 
-    client ──> connection limit ──> problems ──> token (not for health) ──> resource
+    client ──> TLS ──> connection limit ──> problems ──> token (not for health) ──> frame ──> resource
 
 A refused token costs the one who tries a tenth of a second. At most `MAX_PAUSES` requests wait at a
 time; beyond that a refusal is answered at once, so that guessing fills neither memory nor the
@@ -14,14 +14,18 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from aiohttp import web, web_protocol
 from aiohttp.typedefs import Handler, Middleware
 
-from sidecar.admin.explain import ExplainRequest, add_explain
+from sidecar.admin.explain import ExplainRequest, explained
+from sidecar.admin.frame import HOLDER, add_operations
 from sidecar.admin.health import Readiness, add_health
+from sidecar.admin.openapi import described
+from sidecar.admin.operations import AnyOperation
 from sidecar.admin.problems import Problem, problem, problem_of
 from sidecar.admin.tokens import Tokens
 from sidecar.document.notations import Endpoint, TcpEndpoint, UnixEndpoint
@@ -31,6 +35,8 @@ MAX_BODY: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 128
 MAX_PAUSES: Final = 32
 PAUSE_S: Final = 0.1
+HANDSHAKE_S: Final = 5.0
+"""A connection counts once its handshake is done: so long, at most, one that never is takes room."""
 LOG_EVERY_S: Final = 1.0
 
 OPEN_PATHS: Final = frozenset({"/metrics", "/livez", "/readyz"})
@@ -48,16 +54,20 @@ def admin_app(
     ready: Callable[[], Readiness],
     explain: Callable[[ExplainRequest], Awaitable[Mapping[str, object]]],
     tokens: Tokens,
+    operations: Iterable[AnyOperation] = (),
     refused: Callable[[], None] = lambda: None,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> web.Application:
-    """The whole admin plane. `refused` is called for every request without a right token."""
+    """The whole admin plane: `operations`, explain, the document of both, and what is open.
+
+    `refused` is called for every request without a right token.
+    """
     app = web.Application(
         client_max_size=MAX_BODY, middlewares=[_problems, _guard(tokens, refused=refused, pause=pause)]
     )
     app.on_response_prepare.append(_anonymous)
     add_health(app, metrics_text=metrics_text, ready=ready)
-    add_explain(app, explain)
+    add_operations(app, described([*operations, *explained(explain)]))
     return app
 
 
@@ -84,7 +94,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException as error:
         return problem_of(error)
     except Problem as error:
-        return problem(error.status, error.detail)
+        return problem(error.status, error.detail, error.members)
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
         return problem(500, "The gate failed to answer; its log says why.")
@@ -105,7 +115,8 @@ def _guard(
             return await handler(request)
         lines = request.headers.getall("Authorization", [])
         scheme, _, presented = lines[0].partition(" ") if len(lines) == 1 else ("", "", "")
-        if scheme.lower() == "bearer" and tokens.accept(presented.strip()):
+        if scheme.lower() == "bearer" and (holder := tokens.accept(presented.strip())):
+            request[HOLDER] = holder
             return await handler(request)
 
         refused()
@@ -122,7 +133,7 @@ def _guard(
                 await pause(PAUSE_S)
             finally:
                 pausing -= 1
-        response = problem(401, "This needs the admin token: Authorization: Bearer <token>.")
+        response = problem(401, "This needs an admin token: Authorization: Bearer <token>.")
         response.headers["WWW-Authenticate"] = 'Bearer realm="portcullis"'
         return response
 
@@ -137,8 +148,8 @@ def check_binding(endpoint: Endpoint, *, has_token: bool) -> None:
     """
     if isinstance(endpoint, TcpEndpoint) and not has_token and not _is_loopback(endpoint.host):
         raise BindingRefused(
-            f"listen.admin: {endpoint} is open to other hosts; set PORTCULLIS_ADMIN_TOKEN, "
-            "or listen on 127.0.0.1"
+            f"listen.admin: {endpoint} is open to other hosts; set PORTCULLIS_ADMIN_TOKEN or "
+            "PORTCULLIS_ADMIN_TOKENS_FILE, or listen on 127.0.0.1"
         )
 
 
@@ -165,8 +176,10 @@ class Serving:
             self.endpoint.path.unlink(missing_ok=True)
 
 
-async def start(app: web.Application, endpoint: Endpoint, *, grace_s: float) -> Serving:
-    """Serve `app`. Raises OSError when the endpoint cannot be opened.
+async def start(
+    app: web.Application, endpoint: Endpoint, *, grace_s: float, tls: ssl.SSLContext | None = None
+) -> Serving:
+    """Serve `app`, over TLS if given. Raises OSError when the endpoint cannot be opened.
 
     aiohttp bounds neither the number of connections nor the time that a request may take to arrive, so the
     number is bounded here: one too many, and the oldest is closed. Probes and scrapes are short; what is
@@ -185,9 +198,12 @@ async def start(app: web.Application, endpoint: Endpoint, *, grace_s: float) -> 
     factory = _bounded(runner.server)
     loop = asyncio.get_running_loop()
     if isinstance(endpoint, TcpEndpoint):
-        server = await loop.create_server(factory, sock=listener)
+        server = await loop.create_server(
+            factory, sock=listener, ssl=tls, ssl_handshake_timeout=None if tls is None else HANDSHAKE_S
+        )
         endpoint = TcpEndpoint(endpoint.host, listener.getsockname()[1])
     else:
+        assert tls is None, "refused with the configuration"
         server = await loop.create_unix_server(factory, sock=listener)
     return Serving(runner, server, endpoint)
 

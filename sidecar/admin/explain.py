@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
-from aiohttp import web
 
-from sidecar.admin.problems import Problem
+from sidecar.admin.operations import Answer, Call, Nothing, Operation, Operations
+from sidecar.admin.tokens import Role
 
 MAX_HEADERS = 100
 
@@ -30,28 +30,93 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     front: Literal["nginx", "envoy", "forward", "api"] = "api"
 
 
-def add_explain(
-    app: web.Application, explain: Callable[[ExplainRequest], Awaitable[Mapping[str, object]]]
-) -> None:
-    """Give `app` the resource. `explain` may raise Problem, and returns what JSON can carry."""
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the decision, in order. `rule` names the list or filter that objects."""
 
-    async def resource(request: web.Request) -> web.Response:
-        try:
-            asked = _DECODER.decode(await request.read())
-        except web.RequestPayloadError as error:
-            raise Problem(400, "The body did not arrive whole.") from error
-        except msgspec.DecodeError as error:  # of which ValidationError is one
-            raise Problem(400, f"{error}.") from error
-        except UnicodeDecodeError as error:
-            raise Problem(400, "The body is not UTF-8.") from error
-        answer = await explain(asked)
-        return web.Response(
-            body=msgspec.json.encode(answer),
-            content_type="application/json",
-            headers={"Cache-Control": "no-store"},
-        )
-
-    app.router.add_post("/v1/explain", resource)
+    step: str
+    outcome: str
+    detail: str
+    rule: str | msgspec.UnsetType = msgspec.UNSET
 
 
-_DECODER = msgspec.json.Decoder(ExplainRequest)
+class ListedAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """The most specific network around the address in one list. Who put it there is null for a configuration's."""
+
+    list: str
+    cidr: str
+    source: Literal["configuration", "run_time"]
+    reason: str | None
+    actor: str | None
+    at: str | None
+    until: str | None
+
+
+class ExplainedOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose override of a limit is in force, and the permits without it."""
+
+    subject: str
+    configured: int
+    reason: str | None
+    actor: str | None
+    at: str | None
+    until: str | None
+
+
+class ExplainedLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit that applies, and what it has left. `remaining` and `admits` are null where nobody can tell."""
+
+    name: str
+    mode: str
+    counter: str
+    permits: int
+    override: ExplainedOverride | None
+    window_s: float
+    cost: int
+    remaining: int | None
+    admits: bool | None
+    retry_after_s: int | None
+
+
+class ExplainedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the proxy would get."""
+
+    front: str
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+class Explained(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate would answer, and why."""
+
+    allowed: bool
+    status: int
+    reason: str
+    source: str
+    retry_after_s: int | None
+    steps: list[Step]
+    addresses: list[ListedAddress]
+    limits: list[ExplainedLimit]
+    shadow: list[str]
+    answer: ExplainedAnswer
+
+
+def explained(explain: Callable[[ExplainRequest], Awaitable[Mapping[str, object]]]) -> Operations:
+    """The operation. `explain` may raise Problem, and returns the members of an Explained."""
+
+    async def answer(call: Call[ExplainRequest, Nothing]) -> Answer[Mapping[str, object]]:
+        return Answer(await explain(call.body))
+
+    return (
+        Operation(
+            "POST",
+            "/v1/explain",
+            Role.VIEWER,
+            "Explain what the gate would answer to a request",
+            answer,
+            body=ExplainRequest,
+            at=Nothing,
+            answer=Explained,
+            example={"address": "203.0.113.9", "method": "POST", "path": "/orders"},
+        ),
+    )

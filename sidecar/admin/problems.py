@@ -1,32 +1,46 @@
 """Errors of the admin plane as `application/problem+json` (RFC 9457).
 
-Every error has `type` (`about:blank`: the status says it all), `title`, `status` and `detail`.
+Every error has `type` (`about:blank`: the status says it all), `title`, `status` and `detail`; one about
+the control state also has the current `epoch`, as an extension.
 This module does not log and does not decide what is an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
+import msgspec
 import orjson
 from aiohttp import web
 
 
 class Problem(Exception):
-    """Raised by a resource to refuse a request: `status`, and a sentence for who asked."""
+    """Raised by a resource to refuse a request: `status`, a sentence for who asked, and other members."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, **members: object) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.members = members
 
 
-def problem(status: int, detail: str) -> web.Response:
+class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """An error (RFC 9457). `detail` says what to do about it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    epoch: str | None = None
+
+
+def problem(status: int, detail: str, members: Mapping[str, object] | None = None) -> web.Response:
     """The response for a refusal."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return web.Response(
         status=status,
-        body=orjson.dumps(body),
+        body=orjson.dumps(body | dict(members or {})),
         content_type="application/problem+json",
         headers={"Cache-Control": "no-store"},
     )

@@ -1,8 +1,12 @@
-"""Who may use the admin plane: bearer tokens, kept as hashes.
+"""Who may use the admin plane: bearer tokens with a name and a role, kept as hashes.
 
-The secret is read once, from the environment or from a file that `admin_token` makes, and
-only its SHA-256 stays in memory. Tokens are random and long, so a fast hash is enough; comparing
-hashes in constant time tells nothing of how much of a guess was right.
+    PORTCULLIS_ADMIN_TOKEN        one token, named "admin", role admin
+    PORTCULLIS_ADMIN_TOKENS_FILE  a file with any number: see `token_file`
+    state_dir/admin-token         made when neither is given; named "local", role admin
+
+The first two may be given together. A secret is read once and only its SHA-256 stays in memory.
+Tokens are random and long, so a fast hash is enough; comparing hashes in constant time tells
+nothing of how much of a guess was right.
 
 This module does not answer requests and does not print secrets.
 """
@@ -14,14 +18,37 @@ import hmac
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 VARIABLE: Final = "PORTCULLIS_ADMIN_TOKEN"
 FILE_NAME: Final = "admin-token"
 MAX_SECRET: Final = 1_024
+
+
+class Role(Enum):
+    """What a token may do: each role may what those before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def __init__(self, _: str) -> None:
+        self.rank: int = len(type(self).__members__)
+
+
+class Holder(NamedTuple):
+    """Whose token it is. The name stands in the audit."""
+
+    name: str
+    role: Role
+
+
+LOCAL: Final = Holder("local", Role.ADMIN)
+"""Who has the token that the gate made itself."""
 
 
 class TokenUnusable(Exception):
@@ -43,20 +70,37 @@ class Token:
         """Whether the operator chose it: only then may the admin plane leave loopback."""
         return self.path is None
 
+    @property
+    def holder(self) -> Holder:
+        return Holder("admin", Role.ADMIN) if self.explicit else LOCAL
+
+
+class Known(Protocol):
+    """More tokens, which may change."""
+
+    def digests(self) -> Mapping[bytes, Holder]:
+        """Whose token it is, by the token's SHA-256."""
+
 
 class Tokens:
-    """The secrets that are accepted, as hashes."""
+    """The tokens that are accepted, as hashes: the secrets of `holder`, and what `file` says at the time."""
 
-    __slots__ = ("_digests",)
+    __slots__ = ("_digests", "_file")
 
-    def __init__(self, accepted: Iterable[str]) -> None:
-        self._digests = tuple(_digest(secret) for secret in accepted)
+    def __init__(self, accepted: Iterable[str], file: Known | None = None, *, holder: Holder = LOCAL) -> None:
+        self._digests = {digest_of(secret): holder for secret in accepted}
+        self._file = file
 
-    def accept(self, presented: str) -> bool:
-        """Whether this is one of them. Takes as long for any wrong guess of one length."""
-        digest = _digest(presented)
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return any(matches)
+    def accept(self, presented: str) -> Holder | None:
+        """Whose token this is, or None. Takes as long for any wrong guess of one length."""
+        digest = digest_of(presented)
+        matches = [holder for known, holder in self._known() if hmac.compare_digest(digest, known)]
+        return matches[0] if matches else None
+
+    def _known(self) -> Iterator[tuple[bytes, Holder]]:
+        yield from self._digests.items()
+        if self._file is not None:
+            yield from self._file.digests().items()
 
 
 def admin_token(environment: Mapping[str, str], state_dir: Path) -> Token:
@@ -72,7 +116,7 @@ def read_token(environment: Mapping[str, str], state_dir: Path) -> Token | None:
     """The token, without making one. Raises TokenUnusable and, when the file cannot be read, OSError."""
     given = environment.get(VARIABLE, "")
     if given:
-        return Token(_usable(given, VARIABLE))
+        return Token(usable(given, VARIABLE))
     path = state_dir / FILE_NAME
     try:
         # A link would let who may write the directory choose any file of ours.
@@ -84,7 +128,7 @@ def read_token(environment: Mapping[str, str], state_dir: Path) -> Token | None:
         if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
             raise TokenUnusable(f"{path}: others may read it; remove it, or make it a file with mode 0600")
         text = file.read(MAX_SECRET + 2)
-    return Token(_usable(text.removesuffix("\n"), str(path)), path)
+    return Token(usable(text.removesuffix("\n"), str(path)), path)
 
 
 def _made(path: Path) -> Token:
@@ -108,11 +152,12 @@ def _made(path: Path) -> Token:
     return Token(secret, path, made=True)
 
 
-def _usable(secret: str, where: str) -> str:
+def usable(secret: str, where: str) -> str:
+    """The secret, when a header can carry it. Raises TokenUnusable."""
     if not secret or len(secret) > MAX_SECRET or not all("!" <= c <= "~" for c in secret):
         raise TokenUnusable(f"{where}: a token is 1 to {MAX_SECRET} visible ASCII characters without spaces")
     return secret
 
 
-def _digest(secret: str) -> bytes:
+def digest_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, field
@@ -44,6 +44,8 @@ _DIMENSION = _written(
     Notation(notations.dimension, "any of `ip`, `key`, `route`, `host`, `global`, `header:<name>`")
 )
 _WINDOW = _written(Notation(notations.duration_ms(SECOND_MS, 31 * DAY_MS), "a duration from 1s to 31d"))
+_FOR = _written(Notation(notations.duration_ms(SECOND_MS, 60 * 60 * SECOND_MS), "a duration from 1s to 1h"))
+_QUIET = _written(Notation(notations.duration_ms(10 * SECOND_MS, DAY_MS), "a duration from 10s to 1d"))
 _COST = _written(Notation(notations.short_cost, "a whole number from 1, `header:<name>` or a mapping"))
 _METHOD = _written(Notation(notations.method, "an HTTP method"))
 _HOST_PATTERN = _written(Notation(notations.host_pattern, "a pattern"))
@@ -55,7 +57,11 @@ _MATCHES_NOTHING = _non_empty("matches nothing: leave it out for any")
 _REFUSES_ALL = _non_empty("would refuse everything: leave it out")
 _LATER = _written(Notation(notations.registry_needed, "", later=True))
 
+TRIGGER_FOR_MS: Final = 10 * SECOND_MS
+TRIGGER_QUIET_MS: Final = 300 * SECOND_MS
+
 Permits = Annotated[int, Meta(ge=0, le=MAX_PERMITS)]
+Rate = Annotated[int, Meta(ge=1, le=MAX_PERMITS)]
 Networks = tuple[Annotated[str, _CIDR], ...]
 Files = tuple[Annotated[Path, _PATH], ...]
 Methods = tuple[Annotated[str, _METHOD], ...]
@@ -66,12 +72,27 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A mapping of the document."""
 
 
+class AdminTlsSection(Section, frozen=True):
+    cert: Annotated[Path, _PATH] | None = None
+    key: Annotated[Path, _PATH] | None = None
+    client_ca: Annotated[Path, _PATH] | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.cert is not None and self.key is None:
+            yield "key", "a certificate needs its private key: set `key` too"
+        if self.key is not None and self.cert is None:
+            yield "cert", "a private key needs its certificate: set `cert` too"
+        if self.client_ca is not None and self.cert is None and self.key is None:
+            yield "client_ca", "clients show certificates only over TLS: set `cert` and `key` too"
+
+
 class ListenSection(Section, frozen=True):
     check: Annotated[tuple[Annotated[Endpoint, _ENDPOINT], ...], _non_empty("listens nowhere")] = (
         TcpEndpoint("127.0.0.1", 8080),
     )
     admin: Annotated[Endpoint, _ENDPOINT] = TcpEndpoint("127.0.0.1", 8081)
     health: Annotated[Endpoint | None, _ENDPOINT_OR_OFF] = None
+    admin_tls: AdminTlsSection = AdminTlsSection()
     public: Later = None
     idle_s: Annotated[float, Meta(ge=1, le=3600)] = 75.0
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
@@ -87,6 +108,8 @@ class ListenSection(Section, frozen=True):
             if where in seen:
                 yield key, f'"{where}": stands in `listen` twice'
             seen.add(where)
+        if self.admin_tls != AdminTlsSection() and not isinstance(self.admin, TcpEndpoint):
+            yield "admin_tls", "of no use on a unix socket: remove it, or let `admin` be a host and a port"
 
 
 class StoreSection(Section, frozen=True):
@@ -106,11 +129,25 @@ class StoreSection(Section, frozen=True):
             yield "key", "a private key needs its certificate: set `cert` too"
 
 
+class TriggerSection(Section, frozen=True):
+    refusals_per_s: Rate | None = None
+    requests_per_s: Rate | None = None
+    for_: Annotated[int, _FOR] | None = field(default=None, name="for")
+    quiet: Annotated[int, _QUIET] | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.refusals_per_s is None and self.requests_per_s is None:
+            for key, value in (("for", self.for_), ("quiet", self.quiet)):
+                if value is not None:
+                    yield key, "nothing would ever trigger: set `refusals_per_s`, `requests_per_s` or both"
+
+
 class AttackModeSection(Section, frozen=True):
     status: Annotated[int, Meta(ge=400, le=599)] = 503
     retry_after_s: Annotated[int, Meta(ge=1, le=86_400)] = 60
     passes: Networks = field(default=(), name="pass")
     unknown: Literal["off", "on"] = "off"
+    trigger: TriggerSection = TriggerSection()
 
 
 class ListSection(Section, frozen=True):

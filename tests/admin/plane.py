@@ -77,7 +77,7 @@ class Client:
             is_json = "json" in response.content_type
             return Answer(
                 response.status,
-                dict(response.headers),
+                response.headers,
                 await response.json(content_type=None) if is_json and method != "HEAD" else {},
                 await response.text(),
             )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from sidecar.admin.explain import MAX_HEADERS, ExplainRequest
+from sidecar.admin.explain import MAX_HEADERS, Explained, ExplainRequest
 from sidecar.admin.problems import Problem
+from tests import gates
 from tests.admin.plane import Answer, Gate, served
+from tests.stores import StoreServer
 
 
 def explained(gate: Gate, body: bytes) -> Answer:
@@ -101,3 +105,15 @@ def test_a_failure_is_logged_and_tells_nothing(caplog: pytest.LogCaptureFixture)
     assert answer.is_problem(500)
     assert "SECRET" not in answer.text
     assert "SECRET" in caplog.text
+
+
+def test_what_a_gate_answers_is_what_is_declared(
+    start_gate: Callable[..., gates.Gate], valkey: StoreServer
+) -> None:
+    gate = start_gate("store: {deadline_ms: 2000}", store_url=valkey.url())
+
+    answer = gate.admin("/v1/explain", method="POST", body=b'{"address": "203.0.113.9"}')
+    answered = json.loads(answer.body)
+
+    assert set(answered) == set(Explained.__struct_fields__)
+    assert msgspec.to_builtins(msgspec.convert(answered, Explained)) == answered
