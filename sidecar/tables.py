@@ -1,4 +1,4 @@
-"""Tables for people: aligned text, and colours where somebody is looking.
+"""Lines and tables for people: aligned text, and colours where somebody is looking.
 
 On a terminal rich draws them; into a pipe or a file goes plain text that `cut` and `grep` understand. What
 is not printable never reaches a terminal: part of it may be what a client sent.
@@ -19,6 +19,9 @@ STYLES: Final = {
     "no": "red",
     "shadow": "yellow",
     "unknown": "yellow",
+    "current": "green",
+    "behind": "yellow",
+    "lost": "red",
 }
 """Words that have a colour, whatever the column."""
 
@@ -32,6 +35,18 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         _draw(headings, texts)
     else:
         sys.stdout.write(aligned(headings, texts))
+
+
+def say(*lines: str) -> None:
+    """Print lines to stdout, at once: who follows a log through a pipe reads them as they come."""
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def warn(*lines: str) -> None:
+    """Print lines to stderr."""
+    sys.stderr.write("".join(f"{printable(line)}\n" for line in lines))
+    sys.stderr.flush()
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from sidecar.cli import app
+from sidecar.cli import LATER, app
 from tests.gates import ROOT, TOKEN, Gate
 from tests.servers import free_port
 from tests.stores import StoreServer
@@ -22,8 +22,9 @@ from tests.stores import StoreServer
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and nothing of ours in the environment."""
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("PORTCULLIS_")]:
+    for name in [name for name in os.environ if name.startswith(("PORTCULLIS_", "XDG_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
 
@@ -117,8 +118,24 @@ def test_it_exits_with_2_for_wrong_usage(arguments: list[str]) -> None:
 def test_it_names_the_commands_without_arguments() -> None:
     result = run()
 
-    for command in ("serve", "explain", "config"):
-        assert command in result.output
+    for command in ("serve", "config", *LATER):
+        assert f"  {command} " in result.output
+    assert "--install-completion" in result.output
+
+
+@pytest.mark.parametrize("command", LATER)
+def test_it_describes_every_command(command: str) -> None:
+    result = run(command, "--help")
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"Usage: portcullis {command} " in result.stdout
+
+
+def test_it_names_no_header_that_may_hold_a_secret_in_an_error() -> None:
+    result = run("explain", "--address", "192.0.2.1", "--header", "s3cret")
+
+    assert result.exit_code == 2
+    assert "s3cret" not in result.output
 
 
 # --- explain ---------------------------------------------------------------------------
@@ -231,3 +248,60 @@ def test_it_is_the_same_as_a_module(elsewhere: Path) -> None:
 
     assert (done.returncode, done.stdout) == (1, "")
     assert "2 problems" in done.stderr
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """The modules that a process has loaded when a command has run."""
+    shown = "import sys; from sidecar.cli import app; app(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", shown, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_it_loads_what_a_command_needs_and_no_more(elsewhere: Path) -> None:
+    (elsewhere / "good.yaml").write_text(GOOD)
+
+    checked = loaded_by("config", "check", "good.yaml")
+    described = loaded_by("attack", "--help")
+
+    assert "sidecar.config" in checked
+    assert not checked & {
+        "sidecar.commands",
+        "sidecar.client",
+        "sidecar.serve",
+        "http.client",
+        "rich",
+        "aiohttp",
+    }
+    assert "sidecar.commands.attack" in described
+    assert not described & {"sidecar.commands.key", "sidecar.serve", "rich", "aiohttp", "redis", "uvloop"}
+
+
+# --- completion ------------------------------------------------------------------------
+
+
+def completed(words: str, count: int) -> list[str]:
+    """What the shell is offered after these words, of which the last may be begun."""
+    env = {"_PORTCULLIS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    done = subprocess.run(
+        [sys.executable, "-c", "from sidecar.cli import app; app(prog_name='portcullis')"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_it_completes_commands_and_list_names() -> None:
+    assert completed("portcullis a", 1) == ["attack", "address", "audit"]
+    assert completed("portcullis attack ", 2) == ["on", "off", "status"]
+    assert completed("portcullis address add ", 3) == ["deny", "allow", "exempt", "pass"]
+    assert completed("portcullis key create --kind ", 4) == ["server", "client"]
+    assert completed("portcullis attack on --if", 3) == ["--if-epoch"]

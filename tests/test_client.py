@@ -1,9 +1,10 @@
-"""The command line's client: where it finds gate and token, and what it says when it does not get an answer."""
+"""The command line's client: how it asks, and what it says when it does not get an answer."""
 
 from __future__ import annotations
 
 import json
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.client import AdminClient, AdminFailed, client_for
-from sidecar.config import ConfigError
+from sidecar.client import AdminClient, AdminFailed, Identity
+from tests.certificates import Certificates
 from tests.servers import free_port
 
 
@@ -25,9 +26,10 @@ class AdminPlane:
         self.status = 200
         self.body = b'{"ok": true}'
         self.got: list[tuple[str, dict[str, str], Any]] = []
+        self.hang_up = False
 
     @contextmanager
-    def serving(self, *, unix: Path | None = None) -> Iterator[str]:
+    def serving(self, *, unix: Path | None = None, tls: ssl.SSLContext | None = None) -> Iterator[str]:
         """Its URL while it serves."""
         plane = self
 
@@ -35,6 +37,8 @@ class AdminPlane:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 plane.got.append((self.path, dict(self.headers.items()), json.loads(body)))
+                if plane.hang_up:
+                    return
                 self.send_response(plane.status)
                 self.send_header("Content-Length", str(len(plane.body)))
                 self.end_headers()
@@ -49,7 +53,9 @@ class AdminPlane:
         server: socketserver.BaseServer
         if unix is None:
             server = HTTPServer(("127.0.0.1", 0), Handler)
-            url = f"http://127.0.0.1:{server.server_address[1]}"
+            url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
+            if tls is not None:
+                server.socket = tls.wrap_socket(server.socket, server_side=True)
         else:
             server = socketserver.UnixStreamServer(str(unix), Handler)
             url = f"unix:{unix}"
@@ -175,65 +181,92 @@ def test_it_refuses_what_is_no_address_of_a_gate(url: str) -> None:
         AdminClient(url, None)
 
 
-# --- finding ---------------------------------------------------------------------
+# --- https ------------------------------------------------------------------------
 
 
-def found(client: AdminClient) -> tuple[str, str | None]:
-    return client._url, client._token
+@contextmanager
+def tls_plane(plane: AdminPlane, certificates: Certificates, *, wants_client: bool = False) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server_cert, certificates.server_key)
+    if wants_client:
+        context.load_verify_locations(certificates.ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    with plane.serving(tls=context) as url:
+        yield url
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def test_it_asks_through_tls(certificates: Certificates) -> None:
+    plane = AdminPlane()
+    with tls_plane(plane, certificates) as url:
+        answer = AdminClient(url, "secret", Identity(certificates.ca)).post("/v1/explain", {})
+
+    assert answer == {"ok": True}
 
 
-def keep_token(folder: Path, secret: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "admin-token").write_text(f"{secret}\n")
-    (folder / "admin-token").chmod(0o600)
+def test_it_shows_its_certificate(certificates: Certificates) -> None:
+    plane = AdminPlane()
+    identity = Identity(certificates.ca, certificates.client_cert, certificates.client_key)
+    with tls_plane(plane, certificates, wants_client=True) as url:
+        answer = AdminClient(url, "secret", identity).post("/v1/explain", {})
+        with pytest.raises(AdminFailed, match=r"wants a client certificate.*--cert-key"):
+            AdminClient(url, "secret", Identity(certificates.ca)).post("/v1/explain", {})
+
+    assert answer == {"ok": True}
+    assert len(plane.got) == 1
 
 
-def test_it_takes_the_defaults(elsewhere: Path) -> None:
-    keep_token(elsewhere / "portcullis-data", "made")
+def test_it_trusts_no_stranger(certificates: Certificates) -> None:
+    plane = AdminPlane()
+    with tls_plane(plane, certificates) as url:
+        for identity in (None, Identity(certificates.stranger_ca)):
+            with pytest.raises(AdminFailed, match=r"is not trusted .*--ca"):
+                AdminClient(url, "secret", identity).post("/v1/explain", {})
 
-    assert found(client_for(None, None, {})) == ("http://127.0.0.1:8081", "made")
-
-
-def test_it_has_no_token_where_there_is_none(elsewhere: Path) -> None:
-    assert found(client_for(None, None, {})) == ("http://127.0.0.1:8081", None)
-
-
-def test_it_takes_what_the_document_says(elsewhere: Path) -> None:
-    document = elsewhere / "gate.yaml"
-    document.write_text('listen: {admin: "0.0.0.0:9"}\nstate_dir: state')
-    keep_token(elsewhere / "state", "its-own")
-
-    assert found(client_for(None, document, {})) == ("http://127.0.0.1:9", "its-own")
-    assert found(client_for(None, None, {"PORTCULLIS_CONFIG": str(document)}))[1] == "its-own"
-    assert found(client_for("http://other:1", document, {})) == ("http://other:1", "its-own")
+    assert plane.got == [], "nobody was told the token"
 
 
-def test_it_finds_a_unix_socket_of_the_document(elsewhere: Path) -> None:
-    (elsewhere / "portcullis.yaml").write_text('listen: {admin: "unix:run/admin.sock"}')
-
-    assert found(client_for(None, None, {}))[0] == f"unix:{elsewhere}/run/admin.sock"
-
-
-def test_it_prefers_the_environment_and_then_reads_no_document(elsewhere: Path) -> None:
-    (elsewhere / "portcullis.yaml").write_text("this: is wrong")
-    env = {"PORTCULLIS_ADMIN_URL": "http://gate:1", "PORTCULLIS_ADMIN_TOKEN": "t"}
-
-    assert found(client_for(None, None, env)) == ("http://gate:1", "t")
-    assert found(client_for("http://named:2", None, env)) == ("http://named:2", "t")
-    with pytest.raises(ConfigError):
-        client_for(None, None, {})
+def test_it_tells_http_from_https(certificates: Certificates) -> None:
+    plane = AdminPlane()
+    with plane.serving() as url, pytest.raises(AdminFailed, match="speaks http:// there"):
+        AdminClient(url.replace("http:", "https:"), None).post("/v1/explain", {})
 
 
-def test_it_uses_no_token_that_others_can_read(elsewhere: Path) -> None:
-    keep_token(elsewhere / "portcullis-data", "made")
-    (elsewhere / "portcullis-data" / "admin-token").chmod(0o644)
+# --- changes ------------------------------------------------------------------------
 
-    with pytest.raises(AdminFailed, match="others may read it"):
-        client_for(None, None, {})
+
+def test_it_demands_an_epoch_and_asks_to_wait() -> None:
+    plane = AdminPlane()
+    with plane.serving() as url:
+        AdminClient(url, None).ask(
+            "POST", "/v1/x", query={"wait": "10", "cursor": None}, document={}, if_epoch="57-ab"
+        )
+
+    ((path, headers, _),) = plane.got
+    assert path == "/v1/x?wait=10"
+    assert headers["If-Match"] == '"57-ab"'
+
+
+def test_it_knows_when_the_outcome_of_a_change_is_not_known(directory: Path) -> None:
+    plane = AdminPlane()
+    plane.hang_up = True
+    with plane.serving() as url:
+        with pytest.raises(AdminFailed, match="is not known") as lost:
+            AdminClient(url, None).ask("POST", "/v1/x", document={})
+        with pytest.raises(AdminFailed) as looked:
+            AdminClient(url, None).post("/v1/explain", {})
+    with pytest.raises(AdminFailed) as unreachable:
+        AdminClient(f"unix:{directory}/none", None).ask("POST", "/v1/x", document={})
+
+    assert "not known" not in str(looked.value)
+    assert "not known" not in str(unreachable.value)
+    assert (lost.value.status, lost.value.passing) == (None, True)
+
+
+@pytest.mark.parametrize(("status", "passing"), [(403, False), (404, False), (503, True), (504, True)])
+def test_it_knows_what_may_pass(status: int, passing: bool) -> None:
+    plane = AdminPlane()
+    plane.status, plane.body = status, b'{"detail": "No."}'
+    with plane.serving() as url, pytest.raises(AdminFailed) as failed:
+        AdminClient(url, None).post("/v1/x", {})
+
+    assert (failed.value.status, failed.value.passing) == (status, passing)

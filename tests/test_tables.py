@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sidecar.tables import aligned, printable, show
+from sidecar.tables import aligned, printable, say, show, warn
 
 ROWS = [["per-ip", 3, "refused"], ["a-longer-name", 10, ""]]
 
@@ -58,3 +58,12 @@ def test_it_prints_nothing_for_no_rows(capsys: pytest.CaptureFixture[str]) -> No
 def test_it_keeps_what_people_write() -> None:
     assert printable("é 日本 €") == "é 日本 €"
     assert aligned(["a"], [["b"]]) == "a\nb\n"
+
+
+def test_it_says_lines_that_steer_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    say("one", "t\x1bwo")
+    warn("three\n")
+
+    said = capsys.readouterr()
+    assert said.out == "one\nt\N{REPLACEMENT CHARACTER}wo\n"
+    assert said.err == "three\N{REPLACEMENT CHARACTER}\n"
