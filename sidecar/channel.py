@@ -36,6 +36,7 @@ class Begin:
 
     config: Config
     layout: Layout
+    replica_id: str
     store_url: str = field(repr=False)
     hash_key: bytes | None = field(repr=False)
 

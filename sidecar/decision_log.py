@@ -72,6 +72,8 @@ class Event(Enum):
     STORE_UP = "store_up"
     STORE_DOWN = "store_down"
     ATTACK_MODE = "attack_mode"
+    CONTROL_STALE = "control_stale"
+    CONTROL_CURRENT = "control_current"
     WORKER_STARTED = "worker_started"
     WORKER_RESTARTED = "worker_restarted"
     WARNING = "warning"

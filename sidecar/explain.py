@@ -17,23 +17,26 @@ It reads no HTTP and words no errors of its own; that is `admin.explain`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from math import ceil
 from typing import Final, NamedTuple
 
 from sidecar.admin.explain import ExplainRequest
 from sidecar.admin.problems import Problem
+from sidecar.admin.times import moment, moment_or_none
+from sidecar.assembly import fronts_of
 from sidecar.config import Config
-from sidecar.core.addresses import canonical_address
+from sidecar.core.addresses import canonical_address, networks_around, subject_of
+from sidecar.core.control import Control, Entry
 from sidecar.core.decide import judge, judge_alone
 from sidecar.core.ledger import FOREVER, Counter, closed, enough
-from sidecar.core.model import Mode, Outage, Reason, Request, Source
+from sidecar.core.model import Limit, Mode, Outage, Reason, Request, Source
 from sidecar.core.policy import Bound, Policy
 from sidecar.core.window import NEVER, Ask, Grant
 from sidecar.fronts import Front, Unreadable
 from sidecar.fronts.described import Described, asked_by
-from sidecar.replica import clock_ms, fronts_of
+from sidecar.replica import clock_ms
 from sidecar.store import StoreUnavailable
 from sidecar.store.redis import RedisStore
 
@@ -54,6 +57,7 @@ class Explainer:
     """Has a connection of its own.
 
     config, policy, attack  what is in force now
+    entry                   (table, field) -> what was said with an entry of a list. May raise StoreUnavailable
     silent                  whether the gate gets no answers from the store: the outage policy decides
     look_alone              (counter, need) -> what is left of its share in an outage; None: not known here
     """
@@ -67,6 +71,7 @@ class Explainer:
         attack: Callable[[], bool],
         silent: Callable[[], bool],
         look_alone: Callable[[Counter, int], Grant | None],
+        entry: Callable[[str, str], Awaitable[Entry | None]] | None = None,
     ) -> None:
         store = config().store
         self._store = RedisStore(
@@ -78,6 +83,7 @@ class Explainer:
         self._attack = attack
         self._silent = silent
         self._look_alone = look_alone
+        self._entry = entry
 
     async def close(self) -> None:
         await self._store.close()
@@ -94,6 +100,7 @@ class Explainer:
         bound = policy.bind(request)
         charges = [*bound.charges, *bound.shadow_charges]
         looks, error = await self._look(charges)
+        listed = await self._listed(policy, request.address)
 
         now_ms, attack = clock_ms(), self._attack()
         verdict = judge(_twin(bound), attack, now_ms, Source.MEMORY)
@@ -102,7 +109,10 @@ class Explainer:
         for charge, look in zip(copies, looks, strict=bool(looks)):
             if not _known(*charge, now_ms):
                 _take(*charge, look, now_ms)
-        limits = [self._limit(*charge, now_ms) for charge in copies]
+        subject = subject_of(request.address, policy.ipv6_prefix)
+        limits = [
+            self._limit(*charge, now_ms) | _permits(policy, charge[0], bound, subject) for charge in copies
+        ]
         if verdict is None and looks:
             verdict = judge(twin, attack, now_ms, Source.STORE)
         if verdict is None:
@@ -111,6 +121,7 @@ class Explainer:
         steps = [_request_step(request), _attack_step(bound, attack)]
         if not bound.malformed:
             steps += _rule_steps(policy, request)
+            steps += _subject_steps(policy, bound)
             steps.append(_limits_step(bound, limits, error))
         written = front.write(request, verdict, request.request_id or b"explain", True)
         return {
@@ -120,6 +131,7 @@ class Explainer:
             "source": verdict.source.label,
             "retry_after_s": verdict.retry_after_s,
             "steps": steps,
+            "addresses": listed,
             "limits": limits,
             "shadow": list(verdict.shadow),
             "answer": _answer(asked.front, written),
@@ -145,6 +157,27 @@ class Explainer:
         pairs = zip(grants[::2], grants[1::2], strict=True)
         return [Look(grant, blocked=of_none.retry_ms > 0) for grant, of_none in pairs], ""
 
+    async def _listed(self, policy: Policy, address: str) -> list[Part]:
+        """The most specific network around the address in each list, and who put it there."""
+        found: list[Part] = []
+        control = policy.control
+        configured = (policy.deny, policy.allow, policy.exempt, policy.passes)
+        for (table, at_run_time), in_configuration in zip(control.lists.items(), configured, strict=True):
+            if (cidr := in_configuration.match(address)) is not None:
+                found.append(_listing(table, cidr, "configuration", None))
+            if (cidr := at_run_time.match(address)) is not None:
+                found.append(_listing(table, cidr, "run_time", await self._said(table, cidr)))
+        return found
+
+    async def _said(self, table: str, cidr: str) -> Entry | None:
+        """What was said with an entry; None when the store does not tell."""
+        if self._entry is None:
+            return None
+        try:
+            return await self._entry(table, cidr)
+        except StoreUnavailable:
+            return None
+
     def _take_alone(self, counter: Counter, want: int, need: int) -> Grant:
         """As the gate takes its share in an outage, but for the taking."""
         grant = self._look_alone(counter, need)
@@ -165,7 +198,6 @@ class Explainer:
             "name": limit.name,
             "mode": limit.mode.value,
             "counter": counter.key.decode(),
-            "permits": counter.permits,
             "window_s": limit.window_ms / 1000,
             "cost": cost,
         }
@@ -260,6 +292,64 @@ def _rule_steps(policy: Policy, request: Request) -> list[Part]:
         for finding in policy.objections(request)
     ]
     return steps or [_step("rules", "passed", "no list or filter objects")]
+
+
+def _subject_steps(policy: Policy, bound: Bound) -> list[Part]:
+    """A step for attack mode of the request's own key or tenant, where it is on."""
+    field = policy.attacked(bound)
+    if field is None:
+        return []
+    reason = str(policy.control.attack[field].members().get("reason", ""))
+    detail = f"on for {field}" + (f": {reason}" if reason else "")
+    if bound.passes:
+        return [_step("attack_mode", "passed", f"{detail}, and the address is let through")]
+    if bound.refusal is not None and bound.refusal.reason is not Reason.ATTACK_MODE:
+        return [_step("attack_mode", "not asked", detail)]
+    return [_step("attack_mode", "refused", detail)]
+
+
+def _listing(table: str, cidr: str, source: str, entry: Entry | None) -> Part:
+    """A network of a list. Who, when and why are None for one of the configuration."""
+    return {"list": table, "cidr": cidr, "source": source} | _said_with(entry)
+
+
+def _permits(policy: Policy, counter: Counter, bound: Bound, subject: str) -> Part:
+    """The permits of a counter, and the override that they come from, where one is in force."""
+    limit = counter.limit
+    part: Part = {"permits": counter.permits, "override": None}
+    if (field := _override(policy.control, limit, bound, subject)) is not None:
+        part["override"] = {
+            "subject": field.removeprefix(f"{limit.name} "),
+            "configured": policy.limit(limit.name).permits,
+        } | _said_with(policy.control.overrides[field])
+    return part
+
+
+def _override(control: Control, limit: Limit, bound: Bound, subject: str) -> str | None:
+    """The override in force, as `Control.permits` finds it: a key's, else its tenant's, else of the least network."""
+    kinds = {kind for kind, _ in limit.per}
+    fields: list[str] = []
+    if "key" in kinds and bound.key_id:
+        fields.append(f"key:{bound.key_id.decode()}")
+    if kinds & {"key", "tenant"} and bound.tenant:
+        fields.append(f"tenant:{bound.tenant}")
+    if "ip" in kinds:
+        fields += [f"address:{cidr}" for cidr in networks_around(subject)]
+    named = (f"{limit.name} {field}" for field in fields)
+    return next((field for field in named if field in control.overrides), None)
+
+
+def _said_with(entry: Entry | None) -> Part:
+    """Who made an entry, why, when and until when; all None when nobody knows."""
+    if entry is None:
+        return dict.fromkeys(("reason", "actor", "at", "until"))
+    members = entry.members()
+    return {
+        "reason": str(members.get("reason", "")),
+        "actor": str(members.get("actor", "")),
+        "at": moment(entry.at_ms),
+        "until": moment_or_none(entry.until_ms),
+    }
 
 
 def _limits_step(bound: Bound, limits: list[Part], error: str) -> Part:

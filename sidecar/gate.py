@@ -165,6 +165,18 @@ class Gate:
             counter.key, ask._replace(permits=max(0, ask.permits - self._carried(counter)))
         )
 
+    def forget(self, limit: str, kind: str, value: str) -> None:
+        """Forget what a `key`, `tenant` or `address` has used under a limit, in an outage, too.
+
+        A limit that this replica does not have, or that counts by something else here, has nothing to forget.
+        """
+        try:
+            chosen = self._policy.chosen(limit, kind, value)
+        except ValueError:
+            return
+        self._policy = self._policy.forget(chosen)
+        self._local.forget(chosen.keys or [key for key in self._local if chosen.has(key)])
+
     async def start(self) -> None:
         """Start the lanes; the first probe decides whether the store is there."""
         self._loop = asyncio.get_running_loop()

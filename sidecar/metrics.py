@@ -100,6 +100,9 @@ _DECISIONS = tuple(
     (front, "true" if reason.allowed else "false", reason.code, source.label)
     for front, reason, source in product(FRONTS, Reason, Source)
 )
+_REFUSALS = tuple(
+    at for at, labels in enumerate(_DECISIONS) if labels[1] == "false" and labels[2] != "attack_mode"
+)
 _EXPECTED = frozenset(
     labels
     for labels in _DECISIONS
@@ -182,6 +185,12 @@ CONTROL_LAG_SECONDS = Family(
     per_unit=NANOSECONDS,
     combine=Combine.MAX,
 )
+CONTROL_STALE = Family(
+    "portcullis_control_stale",
+    _GAUGE,
+    "Whether the store's control state is empty or older than what is in force, in at least one worker.",
+    combine=Combine.MAX,
+)
 LEDGER_COUNTERS = Family("portcullis_ledger_counters", _GAUGE, "Counters that the ledger knows.")
 CONNECTIONS = Family("portcullis_connections", _GAUGE, "Open connections of the check plane.")
 CONFIG_RELOADS_TOTAL = Family(
@@ -207,6 +216,7 @@ FAMILIES: Final = (
     ATTACK_MODE,
     CONTROL_EPOCH,
     CONTROL_LAG_SECONDS,
+    CONTROL_STALE,
     LEDGER_COUNTERS,
     CONNECTIONS,
     CONFIG_RELOADS_TOTAL,
@@ -236,6 +246,7 @@ class Gauge(Enum):
     ATTACK_MODE = PLACES[ATTACK_MODE.name]
     CONTROL_EPOCH = PLACES[CONTROL_EPOCH.name]
     CONTROL_LAG_NS = PLACES[CONTROL_LAG_SECONDS.name]
+    CONTROL_STALE = PLACES[CONTROL_STALE.name]
     LEDGER_COUNTERS = PLACES[LEDGER_COUNTERS.name]
     CONNECTIONS = PLACES[CONNECTIONS.name]
 
@@ -396,6 +407,10 @@ class Metrics:
         self._spread()
         self._cells[_SUM] = int(self._seconds * 1e9)
         return self._cells
+
+    def totals(self) -> tuple[int, int]:
+        """Requests decided so far, and how many were refused, not counting attack mode's own refusals."""
+        return sum(self._cells[: len(_DECISIONS)]), sum([self._cells[at] for at in _REFUSALS])
 
     def publish(self) -> None:
         """Copy all cells to the shared memory."""

@@ -9,44 +9,54 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import socket
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, NamedTuple
 
+from sidecar import VERSION
+from sidecar.assembly import Lists, fronts_of, lists_of, networks_of, policy_of, refusals_per_s_of
 from sidecar.config import Config
-from sidecar.control.feed import Feed, Follows, LastKnown
+from sidecar.control.fleet import says
+from sidecar.control.follow import Follower, Follows, News
+from sidecar.control.last_known import Keeper, LastKnown
+from sidecar.control.top import Names, TopTeller
 from sidecar.core.addresses import AddressSet
+from sidecar.core.control import EMPTY, GLOBAL, NO_EPOCH
 from sidecar.core.ledger import Counter, Ledger
-from sidecar.core.model import Mode, Request, Verdict
+from sidecar.core.model import Request, Verdict
 from sidecar.core.policy import Policy
+from sidecar.core.sketch import Tally
 from sidecar.core.window import Grant
 from sidecar.decision_log import DecisionLog, Event
 from sidecar.document.notations import Endpoint
 from sidecar.fronts import Front
-from sidecar.fronts.api import ApiFront
-from sidecar.fronts.envoy import EnvoyFront
-from sidecar.fronts.forward import ForwardFront
 from sidecar.fronts.heads import HeadTable
 from sidecar.fronts.http import CheckProtocol
-from sidecar.fronts.nginx import NginxFront
 from sidecar.fronts.plane import CheckPlane
 from sidecar.fronts.wire import WireLimits
 from sidecar.gate import Gate
 from sidecar.listeners import BACKLOG, close_check, endpoint_of, open_check
 from sidecar.metrics import Gauge, Layout, Metrics
-from sidecar.store.redis import RedisStore
+from sidecar.steps import in_steps
+from sidecar.store.redis import RedisStore, RedisSubscription
 
 HOUSEKEEPING_S: Final = 0.5
 LAST_CALL_S: Final = 0.1
 """How long kept connections stay open at a stop for a request that is on its way."""
 QUIET_S: Final = 0.3
 """A stop ends early when no connection was open for this long."""
-SIGN_OFF_S: Final = 1.0
+SIGN_OFF_S: Final = 2.0
 """A store that is silent at the end is waited for no longer: it will miss this replica by itself."""
 PATIENCE_S: Final = 1.0
 """After this long without an answer the connection to the store is given up."""
+
+
+def wall_ms() -> float:
+    """Milliseconds since 1970 by this machine's clock."""
+    return time.time() * 1000.0
 
 
 def clock_ms(
@@ -54,15 +64,6 @@ def clock_ms(
 ) -> float:
     """Milliseconds of the clock that also runs while the machine is suspended."""
     return _gettime(_clock) * 1000.0
-
-
-class Lists(NamedTuple):
-    """The configuration's address lists, built: what takes long when they are long."""
-
-    deny: AddressSet
-    allow: AddressSet
-    exempt: AddressSet
-    passes: AddressSet
 
 
 class Prepared(NamedTuple):
@@ -76,7 +77,10 @@ class Prepared(NamedTuple):
 
 
 class Replica:
-    """Built from one configuration; `prepare` and `adopt` switch to another."""
+    """Built from one configuration; `prepare` and `switch` change to another.
+
+    `replica_id` is `<gate>/<worker>`; `keeps` says that this process keeps the control state on disk.
+    """
 
     def __init__(
         self,
@@ -84,20 +88,25 @@ class Replica:
         *,
         store_url: str,
         hash_key: bytes | None,
+        replica_id: str,
+        keeps: bool,
         metrics: Metrics,
         log: DecisionLog,
     ) -> None:
         store = config.store
         self._config = config
+        self._control = EMPTY
         self._lists = lists_of(config)
         self._own_hash_key = hash_key is not None
         self._hash_key = hash_key or os.urandom(32)
+        self._hash_key_known = self._own_hash_key
         self._metrics = metrics
         self._log = log
         self._ledger = Ledger(shards=store.shards)
         self._ledger.replicas = config.workers  # at least these, until the store says how many
         self._last_known = LastKnown(config.state_dir)
         self._told_error = ""
+        self._stale = False
 
         def connect(patience_s: float) -> RedisStore:
             return RedisStore(store_url, patience_s=patience_s, ca=store.ca, cert=store.cert, key=store.key)
@@ -111,16 +120,43 @@ class Replica:
             deadline_ms=store.deadline_ms,
             watch=self,
         )
-        self._kept = self._last_known.read()
-        self.gate.attack = config.attack_mode.unknown_on if self._kept is None else self._kept
-        self._feed = Feed(
+        self._tally = Tally(
+            names=Names(lambda: self.gate.policy), chance=random.Random().random, now_ms=clock_ms()
+        )
+        self._teller = TopTeller(
             store=connect(patience_s),
             prefix=store.prefix,
-            replica=f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}",
-            own_hash_key=self._own_hash_key,
-            apply=self._follow,
+            replica=replica_id,
+            tally=self._tally,
+            clock_ms=clock_ms,
             failed=self.store_error,
+        )
+        known = self._last_known.attack_on()
+        self.gate.attack = config.attack_mode.unknown_on if known is None else known
+        self.follower = Follower(
+            store=connect(patience_s),
+            subscription=RedisSubscription(
+                store_url, patience_s=patience_s, ca=store.ca, cert=store.cert, key=store.key
+            ),
+            prefix=store.prefix,
+            replica=replica_id,
+            says=says(
+                replica_id,
+                name=os.uname().nodename,
+                version=VERSION,
+                started_ms=int(wall_ms()),
+                config=lambda: self._config.digest,
+                totals=metrics.totals,
+                clock_ms=clock_ms,
+            ),
+            own_hash_key=self._own_hash_key,
+            audience=self,
+            clock_ms=clock_ms,
+            wall_ms=wall_ms,
             warn=self._warn if config.workers == 1 else None,  # else their parent does, once
+        )
+        self._keeper = (
+            Keeper(self._last_known, book=lambda: self.follower.book, warn=self._warn) if keeps else None
         )
         self._heard_ms = clock_ms()
         fronts, heads = fronts_of(config), HeadTable(credential_headers=config.credentials.headers)
@@ -134,6 +170,11 @@ class Replica:
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[asyncio.Server] = []
 
+    @property
+    def fleet_key(self) -> bytes | None:
+        """The fleet's hash key; None while nobody has told it."""
+        return self._hash_key if self._hash_key_known else None
+
     def connect(self) -> CheckProtocol:
         """The protocol of one new connection."""
         return CheckProtocol(self.plane)
@@ -142,9 +183,15 @@ class Replica:
         """Make first contact with the store, or learn that the outage policy decides; then serve."""
         loop = asyncio.get_running_loop()
         self.plane.start(loop)
-        await asyncio.gather(self._feed.once(), self.gate.start())  # a silent store is waited for once
+        if (book := await self._last_known.read(int(wall_ms()))) is not None:
+            self.follower.book = book
+            self.adopt(News(book.control, (), {}))
+        await asyncio.gather(self.follower.once(), self.gate.start())  # a silent store is waited for once
         _tame_collector()
-        self._tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._keep_house())]
+        running = (self.follower.run(), self._keep_house(), self._teller.run())
+        self._tasks = [asyncio.create_task(each) for each in running]
+        if self._keeper is not None:
+            self._tasks.append(asyncio.create_task(self._keeper.run()))
         self._servers = [
             await loop.create_server(self.connect, sock=listener, backlog=BACKLOG) for listener in sockets
         ]
@@ -174,20 +221,21 @@ class Replica:
         await self.gate.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(SIGN_OFF_S):
-                await self._feed.sign_off()
+                await self.follower.sign_off()
+                await self._teller.close()
         self.keep_books()
 
     async def prepare(self, config: Config, layout: Layout) -> Prepared:
         """Do what takes long before a switch, while requests are answered as before."""
-        known = dict(zip(_networks_of(self._config), self._lists, strict=True))
+        known = dict(zip(networks_of(self._config), self._lists, strict=True))
         lists = [
-            known[networks] if networks in known else await _in_steps(AddressSet.build_steps(networks))
-            for networks in _networks_of(config)
+            known[networks] if networks in known else await in_steps(AddressSet.build_steps(networks))
+            for networks in networks_of(config)
         ]
         heads = HeadTable(credential_headers=config.credentials.headers)
         return Prepared(config, layout, Lists(*lists), fronts_of(config), heads)
 
-    def adopt(self, prepared: Prepared) -> None:
+    def switch(self, prepared: Prepared) -> None:
         """Decide by another configuration from the next request on."""
         self._config, self._lists = prepared.config, prepared.lists
         policy = self._policy()
@@ -201,7 +249,9 @@ class Replica:
         metrics = self._metrics
         metrics.gauge(Gauge.STORE_UP, int(self.gate.store_up))
         metrics.gauge(Gauge.ATTACK_MODE, int(self.gate.attack))
+        metrics.gauge(Gauge.CONTROL_EPOCH, self._control.epoch.number)
         metrics.gauge(Gauge.CONTROL_LAG_NS, int((clock_ms() - self._heard_ms) * 1e6))
+        metrics.gauge(Gauge.CONTROL_STALE, int(self._stale))
         metrics.gauge(Gauge.LEDGER_COUNTERS, self.gate.policy.counters())
         metrics.gauge(Gauge.CONNECTIONS, len(self.plane.connections))
 
@@ -230,54 +280,62 @@ class Replica:
         self, front_index: int, request: Request, verdict: Verdict, request_id: bytes, elapsed_s: float
     ) -> None:
         self._metrics.decision(front_index, verdict, elapsed_s)
+        self._tally.seen(request, verdict)
         if not verdict.reason.allowed:
             self._log.refusal(front_index, request, verdict, request_id, self.plane.clock())
 
-    def _follow(self, follows: Follows) -> None:
+    # --- what the follower tells ---
+
+    def counted(self, follows: Follows) -> None:
+        """How many replicas there are, and the fleet's hash key."""
         self._heard_ms = clock_ms()
         self._ledger.replicas = follows.replicas
         self.gate.rank = follows.rank
         if follows.hash_key and not self._own_hash_key:
             hash_key = bytes.fromhex(follows.hash_key.decode("ascii", "replace"))
+            self._hash_key_known = True
             if hash_key != self._hash_key:
                 self._hash_key = hash_key
                 self.gate.policy = self._policy()
-        if follows.attack is not None and follows.attack != self.gate.attack:
-            self.gate.attack = follows.attack
-            self._log.event(Event.ATTACK_MODE, on=follows.attack)
-        if follows.attack is not None and follows.attack != self._kept:
-            self._kept = follows.attack
-            try:
-                self._last_known.write(follows.attack)
-            except OSError as exc:
-                self._warn(f"attack mode is not kept on disk: {exc}")
+
+    def adopt(self, news: News) -> None:
+        """Decide by another control state from the next request on."""
+        control = self._control = news.control
+        if news.resets is None:
+            self.gate.policy = self._policy()
+        else:
+            self.gate.policy = self.gate.policy.under(control)
+            for field in news.resets:
+                limit, _, subject = field.partition(" ")
+                self.gate.forget(limit, *subject.split(":", 1))
+        if control.attack_on is not None and control.attack_on != self.gate.attack:
+            self.gate.attack = control.attack_on
+            said = control.attack[GLOBAL].members()
+            self._log.event(
+                Event.ATTACK_MODE,
+                on=control.attack_on,
+                epoch=str(control.epoch),
+                actor=str(said.get("actor", "")),
+                reason=str(said.get("reason", "")),
+            )
+        if self._keeper is not None and control.epoch != NO_EPOCH:
+            self._keeper.changed()
+
+    def stale(self, why: str) -> None:
+        """The store's control state is not what is in force; "" when it is again."""
+        self._stale = bool(why)
+        if why:
+            self._log.event(Event.CONTROL_STALE, error=why)
+        else:
+            self._log.event(Event.CONTROL_CURRENT)
 
     def _warn(self, message: str) -> None:
         self._log.event(Event.WARNING, message=message)
 
     def _policy(self) -> Policy:
-        return policy_of(self._config, self._lists, ledger=self._ledger, hash_key=self._hash_key)
-
-
-def policy_of(config: Config, lists: Lists, *, ledger: Ledger, hash_key: bytes) -> Policy:
-    """The configuration's rules, compiled, with counters of their own in `ledger`."""
-    attack = config.attack_mode
-    return Policy(
-        ledger=ledger,
-        limits=config.limits,
-        filters=config.filters,
-        deny=lists.deny,
-        allow=lists.allow,
-        exempt=lists.exempt,
-        passes=lists.passes,
-        attack_status=attack.status,
-        attack_retry_after_s=attack.retry_after_s,
-        default_allow=config.default_allow,
-        ipv6_prefix=config.ipv6_prefix,
-        prefix=config.store.prefix,
-        hash_key=hash_key,
-        hashed_headers=config.credentials.headers,
-    )
+        return policy_of(
+            self._config, self._lists, control=self._control, ledger=self._ledger, hash_key=self._hash_key
+        )
 
 
 def _tame_collector() -> None:
@@ -295,7 +353,14 @@ class LocalCrew:
     """One replica, in this process."""
 
     def __init__(
-        self, config: Config, *, store_url: str, hash_key: bytes | None, layout: Layout, log: DecisionLog
+        self,
+        config: Config,
+        *,
+        store_url: str,
+        hash_key: bytes | None,
+        gate_id: str,
+        layout: Layout,
+        log: DecisionLog,
     ) -> None:
         self._endpoints = config.listen.check
         self._opened: list[Endpoint] = []
@@ -303,8 +368,18 @@ class LocalCrew:
         self._started = False
         self._metrics = Metrics(layout)
         self._replica = Replica(
-            config, store_url=store_url, hash_key=hash_key, metrics=self._metrics, log=log
+            config,
+            store_url=store_url,
+            hash_key=hash_key,
+            replica_id=f"{gate_id}/1",
+            keeps=True,
+            metrics=self._metrics,
+            log=log,
         )
+
+    @property
+    def follower(self) -> Follower:
+        return self._replica.follower
 
     async def start(self) -> Sequence[Endpoint]:
         for endpoint in self._endpoints:
@@ -315,8 +390,8 @@ class LocalCrew:
         self._started = True
         return self._opened
 
-    async def adopt(self, config: Config, layout: Layout) -> None:
-        self._replica.adopt(await self._replica.prepare(config, layout))
+    async def switch(self, config: Config, layout: Layout) -> None:
+        self._replica.switch(await self._replica.prepare(config, layout))
 
     async def stop(self, grace_s: float) -> None:
         if self._started:
@@ -333,62 +408,11 @@ class LocalCrew:
     def attack(self) -> bool:
         return self._replica.gate.attack
 
+    def fleet_key(self) -> bytes | None:
+        return self._replica.fleet_key
+
     def look_alone(self, counter: Counter, need: int) -> Grant | None:
         return self._replica.gate.look_alone(counter, need)
 
     def policy(self) -> Policy:
         return self._replica.gate.policy
-
-
-def layout_of(config: Config, before: Layout | None = None) -> Layout:
-    """Where this configuration's limits and shadow rules are counted."""
-    limits = [limit.name for limit in config.limits]
-    shadows = [limit.name for limit in config.limits if limit.mode is Mode.SHADOW]
-    shadows += [rule.name for rule in config.filters if rule.mode is Mode.SHADOW]
-    return Layout(limits, shadows) if before is None else before.extended(limits, shadows)
-
-
-def refusals_per_s_of(config: Config) -> float:
-    """Lines for refusals that one replica of this gate may write a second: its share."""
-    return config.refusals_per_s / config.workers
-
-
-def lists_of(config: Config) -> Lists:
-    """The configuration's address lists; blocks for some 4 s per million of networks."""
-    return Lists(*map(AddressSet, _networks_of(config)))
-
-
-def _networks_of(config: Config) -> tuple[tuple[str, ...], ...]:
-    """The networks of each of `Lists`."""
-    addresses = config.addresses
-    return addresses.deny, addresses.allow, addresses.exempt, config.attack_mode.passes
-
-
-async def _in_steps(steps: Generator[None, None, AddressSet]) -> AddressSet:
-    """Build a list; between any two steps the loop answers requests."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as built:
-            return cast("AddressSet", built.value)
-        await asyncio.sleep(0)
-
-
-def fronts_of(config: Config) -> list[Front]:
-    """Every front, with what this configuration tells it."""
-    identify = config.credentials.mode != "none"
-    credentials = config.credentials.headers if identify else ()
-    trusted = AddressSet(config.trusted_proxies)
-    legacy = config.legacy_headers
-    envoy_address = cast("Literal['real_ip', 'forwarded']", config.fronts.envoy_address)
-    return [
-        NginxFront(credential_headers=credentials, legacy_headers=legacy),
-        EnvoyFront(
-            credential_headers=credentials,
-            trusted=trusted,
-            envoy_address=envoy_address,
-            legacy_headers=legacy,
-        ),
-        ForwardFront(credential_headers=credentials, trusted=trusted, legacy_headers=legacy),
-        ApiFront(credential_headers=credentials, legacy_headers=legacy),
-    ]

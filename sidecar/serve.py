@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -27,8 +28,20 @@ import uvloop
 from sidecar import VERSION
 from sidecar.admin.app import BindingRefused, Serving, admin_app, check_binding, health_app, start
 from sidecar.admin.health import Readiness
-from sidecar.admin.tokens import Token, Tokens, TokenUnusable, admin_token
+from sidecar.admin.resources import Controls, control_operations
+from sidecar.admin.tls import TlsUnusable, tls_context
+from sidecar.admin.token_file import Access, access_of
+from sidecar.admin.tokens import TokenUnusable
+from sidecar.assembly import layout_of, refusals_per_s_of
 from sidecar.config import Config, ConfigError, Endpoint, TcpEndpoint, changes_needing_restart, load
+from sidecar.control.audit import Audit
+from sidecar.control.changes import Changes
+from sidecar.control.fleet import Fleet
+from sidecar.control.follow import Follower
+from sidecar.control.keys import KeyRegistry
+from sidecar.control.reset import Resets
+from sidecar.control.top import TopReader
+from sidecar.control.trigger import TriggerWatch
 from sidecar.core.ledger import Counter
 from sidecar.core.policy import Policy
 from sidecar.core.window import Grant
@@ -36,14 +49,19 @@ from sidecar.decision_log import DecisionLog, Event, LineWriter, capture_logging
 from sidecar.explain import Explainer
 from sidecar.exposition import Exposition, Retired
 from sidecar.metrics import Count, Layout
-from sidecar.replica import LocalCrew, layout_of, refusals_per_s_of
+from sidecar.replica import LocalCrew
 from sidecar.state import StateUnusable, hash_key_of, locked, stamps
+from sidecar.store import StoreUnavailable
 from sidecar.store.embedded import EmbeddedStore, EmbeddedStoreError
+from sidecar.store.redis import RedisStore, SharedStore
 from sidecar.workers import WorkerCrew, WorkersFailed
 
 LOOK_S: Final = 0.5
 """How often the files that make up the configuration are looked at. A change that two looks in a row see
 alike is taken: what somebody is still writing is not half-read."""
+
+ADMIN_PATIENCE_S: Final = 5.0
+"""How long an operator's change waits for the store."""
 
 _log = logging.getLogger("portcullis.serve")
 
@@ -58,7 +76,11 @@ class Crew(Protocol):
     async def start(self) -> Sequence[Endpoint]:
         """Open the check plane; returns where it really listens. Raises OSError, WorkersFailed."""
 
-    async def adopt(self, config: Config, layout: Layout) -> None:
+    @property
+    def follower(self) -> Follower:
+        """Follows the control state for this process."""
+
+    async def switch(self, config: Config, layout: Layout) -> None:
         """Switch all to another configuration, or none. Raises WorkersFailed."""
 
     async def stop(self, grace_s: float) -> None:
@@ -73,6 +95,9 @@ class Crew(Protocol):
     def attack(self) -> bool:
         """Whether attack mode is on, as last known."""
 
+    def fleet_key(self) -> bytes | None:
+        """The fleet's hash key; None while nobody has told it."""
+
     def policy(self) -> Policy:
         """The rules in force, for explaining."""
 
@@ -86,21 +111,21 @@ def serve(path: Path | None, env: Mapping[str, str]) -> int:
         config = load(path, env)
         hash_key = hash_key_of(env)
         with locked(config.state_dir):
-            token = _token(env, config)
-            return uvloop.run(_serve(path, env, config, token, hash_key))
+            access = _access(env, config)
+            return uvloop.run(_serve(path, env, config, access, hash_key))
     except (ConfigError, ServeError, StateUnusable) as exc:
         sys.stderr.write(f"portcullis: {exc}\n")
         return 1
 
 
 async def _serve(
-    path: Path | None, env: Mapping[str, str], config: Config, token: Token, hash_key: bytes | None
+    path: Path | None, env: Mapping[str, str], config: Config, access: Access, hash_key: bytes | None
 ) -> int:
     lines = LineWriter(sys.stderr.fileno(), wall_s=time.time)
     log = DecisionLog(lines.put, refusals_per_s=refusals_per_s_of(config), wall_s=time.time)
     capture_logging(log, mono_s=time.monotonic)
     try:
-        await _Root(path, env, config, log).run(token, hash_key)
+        await _Root(path, env, config, log).run(access, hash_key)
     finally:
         log.sweep()
         lines.close(1.0)
@@ -121,8 +146,9 @@ class _Root:
         self._serving = False
         self._layout = layout_of(config)
         self._retired = Retired(self._layout)
+        self._gate_id = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
 
-    async def run(self, token: Token, hash_key: bytes | None) -> None:
+    async def run(self, access: Access, hash_key: bytes | None) -> None:
         """Start everything, serve until told to stop, stop everything in the reverse order.
 
         Raises ServeError when something does not start.
@@ -134,6 +160,7 @@ class _Root:
         async with AsyncExitStack() as stack:
             store_url = stack.enter_context(_embedded(config))
             self._crew = self._crew_of(store_url, hash_key)
+            controls = self._controls(stack, store_url)
             explainer = Explainer(
                 store_url=store_url,
                 config=lambda: self._config,
@@ -141,9 +168,10 @@ class _Root:
                 attack=self._crew.attack,
                 silent=lambda: self._crew.checks().get("store") == "outage policy",
                 look_alone=self._crew.look_alone,
+                entry=controls.changes.entry,
             )
             stack.push_async_callback(explainer.close)
-            admin = await self._open_planes(stack, token, explainer)
+            admin = await self._open_planes(stack, access, explainer, controls)
             stack.push_async_callback(self._crew.stop, config.listen.grace_s)
             try:
                 check = await self._crew.start()
@@ -152,22 +180,76 @@ class _Root:
             except OSError as exc:
                 raise ServeError(f"listen.check: {_told(exc)}") from exc
             self._serving = True
-            self._tell(check, admin, token)
-            watching = asyncio.create_task(self._watch())
+            self._tell(check, admin, access)
+            trigger = TriggerWatch(
+                members=controls.fleet.members,
+                changes=controls.changes,
+                state=controls.state,
+                thresholds=lambda: self._config.attack_mode.trigger,
+            )
+            tasks = [asyncio.create_task(task) for task in (self._watch(), trigger.run())]
             await self._ending.wait()
             self._log.event(Event.STOPPING)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _crew_of(self, store_url: str, hash_key: bytes | None) -> Crew:
         config, layout, log = self._config, self._layout, self._log
         if config.workers == 1:
-            return LocalCrew(config, store_url=store_url, hash_key=hash_key, layout=layout, log=log)
+            return LocalCrew(
+                config,
+                store_url=store_url,
+                hash_key=hash_key,
+                gate_id=self._gate_id,
+                layout=layout,
+                log=log,
+            )
         return WorkerCrew(
-            config, store_url=store_url, hash_key=hash_key, layout=layout, retired=self._retired, log=log
+            config,
+            store_url=store_url,
+            hash_key=hash_key,
+            gate_id=self._gate_id,
+            layout=layout,
+            retired=self._retired,
+            log=log,
         )
 
-    async def _open_planes(self, stack: AsyncExitStack, token: Token, explainer: Explainer) -> Endpoint:
+    def _controls(self, stack: AsyncExitStack, store_url: str) -> Controls:
+        """What the admin plane changes the control state with, over a connection of its own."""
+        settings, follower = self._config.store, self._crew.follower
+        shared = SharedStore(
+            RedisStore(
+                store_url,
+                patience_s=ADMIN_PATIENCE_S,
+                ca=settings.ca,
+                cert=settings.cert,
+                key=settings.key,
+            )
+        )
+        stack.push_async_callback(shared.close)
+        prefix = settings.prefix
+        changes = Changes(store=shared, prefix=prefix, applied=lambda: follower.epoch)
+        return Controls(
+            changes=changes,
+            fleet=Fleet(store=shared, prefix=prefix, gate=self._gate_id, reached=follower.reached),
+            audit=Audit(store=shared, prefix=prefix),
+            keys=KeyRegistry(changes, hash_key=self._hash_key, now_ms=follower.store_ms),
+            top=TopReader(store=shared, prefix=prefix).read,
+            resets=Resets(store=shared, changes=changes, policy=self._crew.policy),
+            state=lambda: follower.book.control,
+            config=lambda: self._config,
+        )
+
+    def _hash_key(self) -> bytes:
+        hash_key = self._crew.fleet_key()
+        if hash_key is None:
+            raise StoreUnavailable("connection", "the store has not told the fleet's hash key yet")
+        return hash_key
+
+    async def _open_planes(
+        self, stack: AsyncExitStack, access: Access, explainer: Explainer, controls: Controls
+    ) -> Endpoint:
         """Open the admin plane and the health port; where the admin plane really listens."""
         exposition = Exposition(
             version=VERSION, snapshots=self._crew.snapshots, retired=self._retired, mono_s=time.monotonic
@@ -176,37 +258,43 @@ class _Root:
             metrics_text=exposition.text,
             ready=self._readiness,
             explain=explainer.explain,
-            tokens=Tokens([token.secret]),
+            tokens=access.tokens,
+            operations=control_operations(controls, wall_ms=self._crew.follower.store_ms),
             refused=lambda: self._retired.count(Count.ADMIN_REFUSED),
         )
-        planes = [("listen.admin", admin, self._config.listen.admin)]
-        if self._config.listen.health is not None:
+        listen = self._config.listen
+        try:
+            tls = None if listen.admin_tls is None else tls_context(listen.admin_tls)
+        except TlsUnusable as exc:
+            raise ServeError(str(exc)) from exc
+        planes = [("listen.admin", admin, listen.admin, tls)]
+        if listen.health is not None:
             health = health_app(metrics_text=exposition.text, ready=self._readiness)
-            planes.append(("listen.health", health, self._config.listen.health))
+            planes.append(("listen.health", health, listen.health, None))
         opened: list[Serving] = []
-        for key, app, endpoint in planes:
+        for key, app, endpoint, context in planes:
             try:
-                opened.append(await start(app, endpoint, grace_s=1.0))
+                opened.append(await start(app, endpoint, grace_s=1.0, tls=context))
             except OSError as exc:
                 raise ServeError(f"{key}: {_told(exc)}") from exc
             stack.push_async_callback(opened[-1].shutdown)
         return opened[0].endpoint
 
-    def _tell(self, check: Sequence[Endpoint], admin: Endpoint, token: Token) -> None:
+    def _tell(self, check: Sequence[Endpoint], admin: Endpoint, access: Access) -> None:
         """Say that the gate is started: to the log, and in words to whoever sits at a terminal."""
-        config = self._config
+        config, token = self._config, access.token
         self._log.event(
             Event.STARTED,
             version=VERSION,
             check=[str(endpoint) for endpoint in check],
             admin=str(admin),
-            admin_token=str(token.path or "environment"),
+            admin_token=str(token.path) if token is not None and token.path is not None else "environment",
             store=config.store.shown_url,
             workers=config.workers,
             config=config.digest,
         )
         if sys.stderr.isatty():
-            sys.stderr.write(_hint(check, admin, token))
+            sys.stderr.write(_hint(check, admin, access, tls=config.listen.admin_tls is not None))
 
     def _readiness(self) -> Readiness:
         checks = {"configuration": "ok", **self._crew.checks()}
@@ -246,7 +334,7 @@ class _Root:
         if fixed := changes_needing_restart(self._config, config):
             raise ServeError(f"{', '.join(fixed)}: cannot change while running; restart the gate")
         layout = layout_of(config, self._layout)
-        await self._crew.adopt(config, layout)
+        await self._crew.switch(config, layout)
         self._stamps = {**stamps(config.files), **self._stamps}
         self._stamps = {file: self._stamps[file] for file in config.files}
         self._config, self._layout = config, layout
@@ -260,15 +348,15 @@ class _Root:
         self._log.event(Event.CONFIG_REJECTED, error=why)
 
 
-def _token(env: Mapping[str, str], config: Config) -> Token:
+def _access(env: Mapping[str, str], config: Config) -> Access:
     try:
-        token = admin_token(env, config.state_dir)
-        check_binding(config.listen.admin, has_token=token.explicit)
+        access = access_of(env, config.state_dir)
+        check_binding(config.listen.admin, has_token=access.explicit)
     except (TokenUnusable, BindingRefused) as exc:
         raise ServeError(str(exc)) from exc
     except OSError as exc:
         raise ServeError(f"state_dir: {config.state_dir}: no token can be kept there: {_told(exc)}") from exc
-    return token
+    return access
 
 
 @contextmanager
@@ -291,14 +379,15 @@ def _told(exc: OSError) -> str:
     return exc.strerror or str(exc)
 
 
-def _hint(check: Sequence[Endpoint], admin: Endpoint, token: Token) -> str:
+def _hint(check: Sequence[Endpoint], admin: Endpoint, access: Access, *, tls: bool) -> str:
     """The first things that somebody who has just started a gate wants to know."""
     lines = [f"Portcullis {VERSION} answers at {', '.join(map(str, check))}; Ctrl-C ends it."]
     port = next((endpoint for endpoint in check if isinstance(endpoint, TcpEndpoint)), None)
     if port is not None:
         lines.append(f"""  ask it:  curl -d '{{"address": "203.0.113.9"}}' http://{port}/v1/check""")
     if isinstance(admin, TcpEndpoint):
-        lines.append(f"  metrics: curl http://{admin}/metrics")
-    if token.path is not None:
+        lines.append(f"  metrics: curl {'https' if tls else 'http'}://{admin}/metrics")
+    token = access.token
+    if token is not None and token.path is not None:
         lines.append(f"  the admin token is in {token.path}" + (f": {token.secret}" if token.made else ""))
     return "\n".join(lines) + "\n"

@@ -21,10 +21,11 @@ from typing import Final
 
 import uvloop
 
+from sidecar.assembly import refusals_per_s_of
 from sidecar.channel import Begin, Channel, Prepare, Refused, Stop, Word, framed
 from sidecar.decision_log import DecisionLog, LineWriter, capture_logging
 from sidecar.metrics import Metrics, shared_cells
-from sidecar.replica import Prepared, Replica, refusals_per_s_of
+from sidecar.replica import Prepared, Replica
 
 PUBLISH_S: Final = 0.2
 """How old the counts that a scrape sees may be, and what a killed worker loses."""
@@ -59,7 +60,13 @@ async def _work(control: socket.socket, cells: memoryview, listeners: Sequence[s
     capture_logging(log, mono_s=time.monotonic)
     metrics = Metrics(begin.layout, cells)
     replica = Replica(
-        begin.config, store_url=begin.store_url, hash_key=begin.hash_key, metrics=metrics, log=log
+        begin.config,
+        store_url=begin.store_url,
+        hash_key=begin.hash_key,
+        replica_id=begin.replica_id,
+        keeps=False,
+        metrics=metrics,
+        log=log,
     )
     await replica.start(listeners)
     _show(replica, metrics)
@@ -100,7 +107,7 @@ async def _follow(channel: Channel, replica: Replica) -> int:
                     channel.send(framed(Word.PREPARED))
             case Word.COMMIT:
                 assert prepared is not None, "told to commit what was not prepared"
-                replica.adopt(prepared)
+                replica.switch(prepared)
                 prepared = None
                 channel.send(framed(Word.COMMITTED))
             case Word.ABORT:

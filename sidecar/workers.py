@@ -30,9 +30,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from sidecar.assembly import lists_of, policy_of
 from sidecar.channel import Begin, Channel, Message, Prepare, Refused, Stop, Word, framed
 from sidecar.config import Config
-from sidecar.control.feed import Feed, Follows
+from sidecar.control.follow import Follower, Follows, News
+from sidecar.control.last_known import Keeper, LastKnown
+from sidecar.core.control import NO_EPOCH
 from sidecar.core.ledger import Counter, Ledger
 from sidecar.core.policy import Policy
 from sidecar.core.window import Grant
@@ -41,8 +44,8 @@ from sidecar.document.notations import Endpoint
 from sidecar.exposition import Retired
 from sidecar.listeners import close_check, endpoint_of, open_shared
 from sidecar.metrics import CAPACITY, Gauge, Layout, shared_cells
-from sidecar.replica import PATIENCE_S, lists_of, policy_of
-from sidecar.store.redis import RedisStore
+from sidecar.replica import PATIENCE_S, clock_ms, wall_ms
+from sidecar.store.redis import RedisStore, RedisSubscription
 
 ANSWER_S: Final = 30.0
 """A worker that has not answered its parent for so long is killed and replaced."""
@@ -141,6 +144,7 @@ class WorkerCrew:
         *,
         store_url: str,
         hash_key: bytes | None,
+        gate_id: str,
         layout: Layout,
         retired: Retired,
         log: DecisionLog,
@@ -149,30 +153,36 @@ class WorkerCrew:
         self._layout = layout
         self._store_url = store_url
         self._hash_key = hash_key
+        self._gate_id = gate_id
         self._retired = retired
         self._log = log
         self._opened: list[Endpoint] = []
         self._listeners: list[list[socket.socket]] = []
         self._places: list[_Place] = []
         self._keepers: list[asyncio.Task[None]] = []
-        self._listening: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._switching = asyncio.Lock()
         self._stopping = False
         self._policy: Policy | None = None
         self._fleet_key = hash_key or os.urandom(32)
+        self._fleet_key_known = hash_key is not None
         store = config.store
-        self._store = RedisStore(
-            store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
-        )
-        self._feed = Feed(
-            store=self._store,
+        self.follower = Follower(
+            store=RedisStore(store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key),
+            subscription=RedisSubscription(
+                store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
+            ),
             prefix=store.prefix,
             replica="",  # only reads: the workers are the replicas
+            says=lambda _: b"",
             own_hash_key=hash_key is not None,
-            apply=self._learn,
-            failed=lambda _kind, _message: None,  # the workers tell
-            warn=lambda message: log.event(Event.WARNING, message=message),
+            audience=self,
+            clock_ms=clock_ms,
+            wall_ms=wall_ms,
+            warn=self._warn,
         )
+        self._last_known = LastKnown(config.state_dir)
+        self._keeper = Keeper(self._last_known, book=lambda: self.follower.book, warn=self._warn)
 
     async def start(self) -> Sequence[Endpoint]:
         """Open the sockets, start the workers; returns where they listen when all are at work.
@@ -188,11 +198,13 @@ class WorkerCrew:
         ]
         self._keepers = [asyncio.create_task(self._keep(place)) for place in self._places]
         await asyncio.gather(*(place.first for place in self._places))
-        if self._hash_key is None:
-            self._listening = asyncio.create_task(self._listen())
+        if (book := await self._last_known.read(int(wall_ms()))) is not None:
+            self.follower.book = book
+        await self.follower.once()
+        self._tasks = [asyncio.create_task(self.follower.run()), asyncio.create_task(self._keeper.run())]
         return self._opened
 
-    async def adopt(self, config: Config, layout: Layout) -> None:
+    async def switch(self, config: Config, layout: Layout) -> None:
         """Switch all workers, or none. Raises WorkersFailed."""
         async with self._switching:
             workers = [worker for worker in self._at_work() if worker.config is self._config]
@@ -216,10 +228,10 @@ class WorkerCrew:
         for place in self._places:
             if place.worker is not None:
                 place.worker.process.kill()
-        for keeper in (*idle, *([self._listening] if self._listening else [])):
-            keeper.cancel()
-        await asyncio.gather(*ending, *idle, return_exceptions=True)
-        await self._store.close()
+        for task in (*idle, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*ending, *idle, *self._tasks, return_exceptions=True)
+        await self.follower.sign_off()
         close_check(self._opened, {listener for each in self._listeners for listener in each})
 
     def snapshots(self) -> list[list[int]]:
@@ -234,12 +246,19 @@ class WorkerCrew:
     def attack(self) -> bool:
         return any(place.cells[Gauge.ATTACK_MODE.value] for place in self._places if place.shown)
 
+    def fleet_key(self) -> bytes | None:
+        return self._fleet_key if self._fleet_key_known else None
+
     def policy(self) -> Policy:
         """The rules that the workers decide by, compiled here when somebody asks."""
         if self._policy is None:
             ledger = Ledger(shards=self._config.store.shards)
             self._policy = policy_of(
-                self._config, lists_of(self._config), ledger=ledger, hash_key=self._fleet_key
+                self._config,
+                lists_of(self._config),
+                control=self.follower.book.control,
+                ledger=ledger,
+                hash_key=self._fleet_key,
             )
         return self._policy
 
@@ -287,7 +306,8 @@ class WorkerCrew:
     async def _begin(self, place: _Place, worker: _Worker) -> bool:
         """Bring a worker to work, by the configuration that is in force when it is up."""
         config, layout = self._config, self._layout
-        begin = Begin(config, layout, self._store_url, self._hash_key)
+        replica_id = f"{self._gate_id}/{place.number}"
+        begin = Begin(config, layout, replica_id, self._store_url, self._hash_key)
         if await worker.ask(await asyncio.to_thread(framed, begin)) is not Word.READY:
             return False
         place.shown = True
@@ -340,12 +360,26 @@ class WorkerCrew:
         """Not known here: in an outage each worker counts its own share."""
         return None
 
-    async def _listen(self) -> None:
-        await self._feed.once()
-        await self._feed.run()
+    # --- what the follower tells; the workers follow by themselves ---
 
-    def _learn(self, follows: Follows) -> None:
+    def adopt(self, news: News) -> None:
+        if self._policy is not None:
+            self._policy = self._policy.under(news.control)
+        if news.control.epoch != NO_EPOCH:
+            self._keeper.changed()
+
+    def store_error(self, kind: str, message: str) -> None:
+        """The workers tell."""
+
+    def stale(self, why: str) -> None:
+        """The workers tell."""
+
+    def _warn(self, message: str) -> None:
+        self._log.event(Event.WARNING, message=message)
+
+    def counted(self, follows: Follows) -> None:
         if follows.hash_key and self._hash_key is None:
+            self._fleet_key_known = True
             fleet_key = bytes.fromhex(follows.hash_key.decode("ascii", "replace"))
             if fleet_key != self._fleet_key:
                 self._fleet_key, self._policy = fleet_key, None

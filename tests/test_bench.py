@@ -61,6 +61,7 @@ def test_it_says_which_questions_there_are() -> None:
 
     assert ran.returncode == 2
     assert "auth_request" in ran.stderr
+    assert "control" in ran.stderr
 
 
 @pytest.mark.parametrize(

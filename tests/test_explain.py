@@ -12,6 +12,7 @@ import pytest
 
 from sidecar.fronts.described import Described, FrontName, asked_by
 from tests.gates import Gate
+from tests.operators import attack
 from tests.servers import Answer, eventually
 from tests.stores import StoreServer
 
@@ -216,9 +217,14 @@ def test_it_reports_shadow_rules_and_refuses_nothing_for_them(guarded: Gate) -> 
     assert second["shadow"] == ["watch", "would"]
 
 
+def change(gate: Gate, target: str, method: str, **members: object) -> None:
+    """What an operator changes; it acts on the gate when this returns."""
+    answer = gate.admin(target, method=method, body=json.dumps({"reason": "test", **members}).encode())
+    assert answer.status == 200, answer
+
+
 def test_it_explains_attack_mode(guarded: Gate, valkey: StoreServer) -> None:
-    with valkey.client() as client:
-        client.hset("pc:{control}:attack", "mode", "on")
+    attack(valkey, True)
     eventually(lambda: guarded.metric("portcullis_attack_mode") == 1, "attack mode is on")
 
     for front in FRONTS:
@@ -232,6 +238,87 @@ def test_it_explains_attack_mode(guarded: Gate, valkey: StoreServer) -> None:
     nginx = explain(guarded, "nginx", described())["answer"]
     assert (envoy["status"], envoy["headers"]["X-Portcullis-Status"]) == (403, "503")
     assert (nginx["status"], nginx["headers"]["X-Portcullis-Reason"]) == (403, "attack_mode")
+
+
+def steps_of(explained: dict[str, Any], name: str) -> list[tuple[str, str]]:
+    return [(step["outcome"], step["detail"]) for step in explained["steps"] if step["step"] == name]
+
+
+def test_it_explains_attack_mode_of_a_key(guarded: Gate) -> None:
+    case = described(headers={"X-Api-Key": "dear"})
+    let_through = described("192.0.2.250", headers={"X-Api-Key": "dear"})
+    denied = described("198.51.100.7", headers={"X-Api-Key": "dear"})
+    key_id = ask(guarded, "forward", case).headers["X-Portcullis-Key"]
+    change(guarded, "/v1/attack", "PUT", on=True, key=key_id)
+
+    explained = explain(guarded, "forward", case)
+
+    assert explained["reason"] == "attack_mode"
+    assert told(explained["answer"]) == told(ask(guarded, "forward", case))
+    assert steps_of(explained, "attack_mode") == [
+        ("passed", "off"),
+        ("refused", f"on for key:{key_id}: test"),
+    ]
+    assert explain(guarded, "forward", let_through)["reason"] == "ok"
+    assert steps_of(explain(guarded, "forward", denied), "attack_mode")[1][0] == "not asked"
+    assert explain(guarded, "forward", described())["reason"] == "ok"
+
+
+def test_it_names_the_networks_of_the_address_and_who_listed_them(guarded: Gate) -> None:
+    change(guarded, "/v1/addresses/deny", "POST", add=["198.51.0.0/16", "198.51.100.0/25"], **{"for": "1h"})
+    change(guarded, "/v1/addresses/exempt", "POST", add=["198.51.100.7"])
+
+    explained = explain(guarded, "forward", described("198.51.100.7"))
+
+    configured, deny, exempt = explained["addresses"]
+    unknown = dict.fromkeys(("reason", "actor", "at", "until"))
+    assert configured == {
+        "list": "deny",
+        "cidr": "198.51.100.0/24",
+        "source": "configuration",
+        **unknown,
+    }
+    assert [deny[name] for name in ("list", "cidr", "source", "reason")] == [
+        "deny",
+        "198.51.100.0/25",
+        "run_time",
+        "test",
+    ]
+    assert (deny["actor"], deny["until"] > deny["at"]) == ("admin", True)
+    assert (exempt["list"], exempt["cidr"], exempt["until"]) == ("exempt", "198.51.100.7/32", None)
+    assert [step["rule"] for step in explained["steps"] if step["step"] == "rules"] == [
+        "addresses.deny",
+        "run-time deny",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subject", "limit", "permits", "others"),
+    [
+        ({"address": "192.0.2.0/28"}, "per-ip", 2, "192.0.2.99"),
+        ({"address": "192.0.2.0/28"}, "would", 0, "192.0.2.99"),
+        ({"address": "192.0.2.9"}, "per-ip", 500, "192.0.2.8"),
+    ],
+)
+def test_it_explains_overrides(
+    guarded: Gate, subject: dict[str, str], limit: str, permits: int, others: str
+) -> None:
+    case = described(path="/shadow")
+    ask(guarded, "forward", case)
+    change(guarded, "/v1/overrides", "PUT", limit=limit, permits=permits, **subject)
+
+    explained = explain(guarded, "forward", case)
+    usual = explain(guarded, "forward", described(others, "/shadow"))
+
+    (of,) = [part for part in explained["limits"] if part["name"] == limit]
+    (kind, value), *_ = subject.items()
+    cidr = value if "/" in value else f"{value}/32"
+    assert of["permits"] == permits
+    assert of["remaining"] == max(0, permits - 1)
+    assert (of["override"]["subject"], of["override"]["reason"]) == (f"{kind}:{cidr}", "test")
+    assert of["override"]["configured"] == {"per-ip": 3, "would": 1}[limit]
+    assert told(explained["answer"]) == told(ask(guarded, "forward", case))
+    assert [part["override"] for part in usual["limits"]] == [None] * len(usual["limits"])
 
 
 OUTAGES = """

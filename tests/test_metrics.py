@@ -82,6 +82,19 @@ def test_a_decision_counts_in_the_cell_of_its_front_reason_and_source(front: str
         assert counted == {(front, allowed, reason.code, source.label)}
 
 
+def test_totals_count_every_request_and_all_refusals_but_those_of_attack_mode() -> None:
+    metrics = Metrics(LAYOUT)
+
+    for front, _ in enumerate(FRONTS):
+        for reason in Reason:
+            for source in Source:
+                metrics.decision(front, Verdict(reason, source=source), 1e-6)
+
+    each = len(FRONTS) * len(Source)
+    refusals = [reason for reason in Reason if not reason.allowed and reason is not Reason.ATTACK_MODE]
+    assert metrics.totals() == (each * len(Reason), each * len(refusals))
+
+
 def test_an_allow_counts_as_admitted_for_every_limit_that_applied() -> None:
     metrics = Metrics(LAYOUT)
 

@@ -19,6 +19,7 @@ from typing import cast
 import pytest
 
 from tests.gates import Gate
+from tests.operators import attack
 from tests.servers import WITHIN_S, eventually
 from tests.stores import StoreServer
 from tests.traffic import Traffic, traffic
@@ -302,16 +303,8 @@ def test_it_starts_while_the_store_says_nothing(start_gate: StartGate, start_val
 
 # --- attack mode -----------------------------------------------------------------------
 
-MODE = "pc:{control}:attack"
-
-
 def attacked(gate: Gate) -> bool:
     return gate.metric("portcullis_attack_mode") == 1
-
-
-def switch(store: StoreServer, mode: str) -> None:
-    with store.client() as client:
-        client.hset(MODE, "mode", mode)
 
 
 def test_it_follows_attack_mode_and_reads_no_silence_as_off(
@@ -319,12 +312,12 @@ def test_it_follows_attack_mode_and_reads_no_silence_as_off(
 ) -> None:
     store = start_valkey()
     gate = start_gate(store_url=store.url())
-    switch(store, "on")
+    attack(store, True)
     eventually(lambda: attacked(gate), "attack mode is followed")
     refused = gate.forward("203.0.113.9")
 
     with store.client() as client:
-        client.delete(MODE)
+        client.delete("pc:{control}:attack")
     everybody_hears(store)
     deleted = attacked(gate)
     with killed(store):
@@ -332,7 +325,7 @@ def test_it_follows_attack_mode_and_reads_no_silence_as_off(
         silent = attacked(gate)
     everybody_hears(store)
     emptied = attacked(gate)
-    switch(store, "off")
+    attack(store, False)
     eventually(lambda: not attacked(gate), "an explicit off is followed")
 
     assert (refused.status, json.loads(refused.body)["code"]) == (503, "attack_mode")
@@ -349,9 +342,9 @@ def test_it_keeps_attack_mode_on_disk(
     other = {"on": "off", "off": "on"}[mode]
     rules = f"attack_mode: {{unknown: {other}}}"
     gate = start_gate(rules, store_url=store.url(), state_dir=directory / "state")
-    switch(store, "on")
+    attack(store, True)
     eventually(lambda: attacked(gate), "attack mode is followed")
-    switch(store, mode)
+    attack(store, mode == "on")
     everybody_hears(store)
     gate.server.stop()
     store.server.stop()
@@ -372,7 +365,7 @@ def test_it_takes_unknown_for_on_where_the_document_says_so(
     store.server.start()
     everybody_hears(store)
     nothing_said = gate.forward("203.0.113.9").status
-    switch(store, "off")
+    attack(store, False)
     eventually(lambda: not attacked(gate), "an explicit off is followed")
 
     assert (away, nothing_said) == (503, 503)

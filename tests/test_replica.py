@@ -7,18 +7,21 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidecar.assembly import fronts_of, layout_of
 from sidecar.config import Config, parse
-from sidecar.control.feed import LastKnown
+from sidecar.control.last_known import LastKnown
 from sidecar.decision_log import DecisionLog
 from sidecar.fronts.described import Described, asked_by
 from sidecar.metrics import Gauge, Layout, Metrics
-from sidecar.replica import Replica, fronts_of, layout_of
+from sidecar.replica import Replica
 from tests.gates import patient
+from tests.operators import attack
 from tests.servers import WITHIN_S
 from tests.stores import StoreServer
 
@@ -44,6 +47,8 @@ class Rig:
             self.config,
             store_url=store.url(),
             hash_key=hash_key,
+            replica_id="gate/1",
+            keeps=True,
             metrics=self.metrics,
             log=DecisionLog(
                 lambda line: self.lines.append(json.loads(line)), refusals_per_s=10, wall_s=lambda: 0.0
@@ -65,11 +70,14 @@ class Rig:
     async def adopt(self, document: str) -> None:
         config = self.read(document)
         self.layout = layout_of(config, self.layout)
-        self.replica.adopt(await self.replica.prepare(config, self.layout))
+        self.replica.switch(await self.replica.prepare(config, self.layout))
 
     def gauge(self, gauge: Gauge) -> int:
         self.replica.keep_books()
         return self.metrics.values()[gauge.value]
+
+    def shows(self, gauge: Gauge, value: int) -> bool:
+        return self.gauge(gauge) == value
 
     def events(self) -> list[str]:
         return [str(line["event"]) for line in self.lines]
@@ -97,6 +105,10 @@ async def until(condition: Callable[[], bool], what: str) -> None:
         turned.clear()
         loop.call_later(0.01, turned.set)
         await turned.wait()
+
+
+def _is(tell: Callable[[], object], value: object) -> bool:
+    return tell() is value
 
 
 TWO = "limits: [{name: per-ip, per: [ip], permits: 2, window: 1m}]"
@@ -191,7 +203,7 @@ def test_it_keeps_its_own_hash_key(valkey: StoreServer, tmp_path: Path) -> None:
 def test_it_survives_a_hash_key_that_no_replica_made(valkey: StoreServer, tmp_path: Path) -> None:
     with valkey.client() as client:
         client.set(f"{CONTROL}hash_key", "not hexadecimal")
-        client.hset(f"{CONTROL}attack", "mode", "on")
+    attack(valkey, True)
 
     async def scenario() -> None:
         rig = Rig(valkey, tmp_path, TWO)
@@ -204,16 +216,13 @@ def test_it_survives_a_hash_key_that_no_replica_made(valkey: StoreServer, tmp_pa
 def test_it_follows_attack_mode_and_keeps_it_on_disk(valkey: StoreServer, tmp_path: Path) -> None:
     async def scenario() -> None:
         rig = Rig(valkey, tmp_path, TWO)
-        with valkey.client() as client:
-            async with rig.serving():
-                client.hset(f"{CONTROL}attack", "mode", "on")
-                await until(lambda: rig.gauge(Gauge.ATTACK_MODE) == 1, "attack mode is followed")
-                on = LastKnown(tmp_path / "portcullis-data").read()
-                client.hset(f"{CONTROL}attack", "mode", "off")
-                await until(lambda: rig.gauge(Gauge.ATTACK_MODE) == 0, "attack mode is followed")
+        kept = LastKnown(tmp_path / "portcullis-data").attack_on
+        async with rig.serving():
+            for on in (True, False):
+                await asyncio.to_thread(attack, valkey, on)
+                await until(partial(rig.shows, Gauge.ATTACK_MODE, int(on)), "attack mode is followed")
+                await until(partial(_is, kept, on), "attack mode is kept")
 
-        assert on is True
-        assert LastKnown(tmp_path / "portcullis-data").read() is False
         assert [line["on"] for line in rig.lines if line["event"] == "attack_mode"] == [True, False]
 
     (tmp_path / "portcullis-data").mkdir()
@@ -223,14 +232,10 @@ def test_it_follows_attack_mode_and_keeps_it_on_disk(valkey: StoreServer, tmp_pa
 def test_it_says_once_that_attack_mode_cannot_be_kept(valkey: StoreServer, tmp_path: Path) -> None:
     async def scenario() -> None:
         rig = Rig(valkey, tmp_path, TWO)  # and nobody made its state_dir
-        with valkey.client() as client:
-            client.hset(f"{CONTROL}attack", "mode", "on")
-            async with rig.serving():
-                first = client.zrange(f"{CONTROL}replicas", 0, -1, withscores=True)
-                await until(
-                    lambda: client.zrange(f"{CONTROL}replicas", 0, -1, withscores=True) != first,
-                    "a second sign of life",
-                )
+        async with rig.serving():
+            await asyncio.to_thread(attack, valkey, True)
+            await until(lambda: rig.gauge(Gauge.ATTACK_MODE) == 1, "attack mode is followed")
+            await until(lambda: "warning" in rig.events(), "it is said")
 
         warnings = [line for line in rig.lines if line["event"] == "warning"]
         assert len(warnings) == 1

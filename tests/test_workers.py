@@ -17,6 +17,7 @@ import pytest
 
 from tests import gates, stores
 from tests.gates import Gate
+from tests.operators import attack
 from tests.servers import WITHIN_S, eventually
 from tests.stores import StoreServer
 
@@ -306,8 +307,7 @@ def test_it_explains_with_the_fleets_hash_key(valkey: StoreServer, start_gate: S
 def test_it_knows_that_attack_mode_is_on(valkey: StoreServer, start_gate: StartGate) -> None:
     gate = start_gate(MILLION, store_url=valkey.url(), workers=2)
 
-    with valkey.client() as client:
-        client.hset("pc:{control}:attack", "mode", "on")
+    attack(valkey, True)
 
     eventually(lambda: gate.metric("portcullis_attack_mode") == 1, "the workers follow")
     asked = json.dumps({"address": "203.0.113.9"}).encode()

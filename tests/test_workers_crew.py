@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.assembly import layout_of
 from sidecar.config import Config, parse
 from sidecar.decision_log import DecisionLog
 from sidecar.exposition import Retired
 from sidecar.metrics import Layout
-from sidecar.replica import layout_of
 from sidecar.workers import WorkerCrew, WorkersFailed
 from tests.gates import patient
 from tests.servers import WITHIN_S
@@ -41,6 +41,7 @@ def crew_of(config: Config, store: StoreServer) -> WorkerCrew:
         config,
         store_url=store.url(),
         hash_key=b"0123456789abcdef",
+        gate_id="gate",
         layout=layout,
         retired=Retired(layout),
         log=DecisionLog(lambda _line: None, refusals_per_s=0, wall_s=lambda: 0.0),
@@ -85,10 +86,10 @@ def test_it_switches_all_workers_or_none(directory: Path, valkey: StoreServer) -
         crew = crew_of(config, valkey)
         await crew.start()
         with pytest.raises(WorkersFailed, match=r"not every worker can follow: .*no network"):
-            await crew.adopt(impossible, layout)
+            await crew.switch(impossible, layout)
         assert crew.policy().limits == config.limits
 
-        await crew.adopt(replace(config, limits=()), layout)
+        await crew.switch(replace(config, limits=()), layout)
         assert crew.policy().limits == ()
         await crew.stop(0.1)
 
@@ -103,7 +104,7 @@ def test_it_switches_nobody_when_a_worker_dies_on_the_way(directory: Path, valke
         await crew.start()
         stuck = pids_of(crew)[0]
         os.kill(stuck, signal.SIGSTOP)
-        switching = asyncio.create_task(crew.adopt(replace(config, limits=()), layout_of(config)))
+        switching = asyncio.create_task(crew.switch(replace(config, limits=()), layout_of(config)))
         await until(crew._switching.locked)
         os.kill(stuck, signal.SIGKILL)
 
@@ -111,7 +112,7 @@ def test_it_switches_nobody_when_a_worker_dies_on_the_way(directory: Path, valke
             await switching
         assert crew.policy().limits == config.limits
         await until(lambda: stuck not in pids_of(crew) and len(crew.snapshots()) == 2)
-        await crew.adopt(replace(config, limits=()), layout_of(config))
+        await crew.switch(replace(config, limits=()), layout_of(config))
         assert crew.policy().limits == ()
         await crew.stop(0.1)
 
@@ -133,7 +134,7 @@ def test_it_brings_late_workers_to_the_configuration_in_force(
             os.kill(pid, signal.SIGKILL)
         await until(lambda: crew.checks()["workers"] == "none")
         await until(lambda: len(pids_of(crew)) == 2)
-        await crew.adopt(changed, layout)  # the successors have begun with the old one
+        await crew.switch(changed, layout)  # the successors have begun with the old one
         await until(lambda: len(crew.snapshots()) == 2)
         async with crew._switching:
             names = [await asyncio.to_thread(limit_named_by, str(tcp)) for _ in range(8)]
@@ -169,7 +170,7 @@ def test_its_snapshots_follow_the_layout(directory: Path, valkey: StoreServer) -
         crew = crew_of(config, valkey)
         await crew.start()
         before = [len(cells) for cells in crew.snapshots()]
-        await crew.adopt(config, wider)
+        await crew.switch(config, wider)
         after = [len(cells) for cells in crew.snapshots()]
         await crew.stop(0.1)
         return before + after

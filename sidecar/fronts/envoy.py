@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from sidecar.core.addresses import AddressSet, canonical_address, client_address
+from sidecar.core.addresses import AddressSet, canonical_address
+from sidecar.core.forwarded import client_address
 from sidecar.core.model import Request, Verdict
 from sidecar.core.paths import PathRefused, canonical_path, split_target
 from sidecar.fronts import UNKNOWN_ADDRESS, Head, answers, datum

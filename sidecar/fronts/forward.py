@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.core.addresses import AddressSet, client_address
+from sidecar.core.addresses import AddressSet
+from sidecar.core.forwarded import client_address
 from sidecar.core.model import Request, Verdict
 from sidecar.core.paths import PathRefused, canonical_path, split_target
 from sidecar.fronts import UNKNOWN_ADDRESS, Head, answers, datum

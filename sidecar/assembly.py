@@ -1,0 +1,96 @@
+"""From a configuration to what decides by it: address lists, fronts, the policy, the metrics' layout.
+
+Each part is a function of the configuration. Who puts them to work is `replica`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, cast
+
+from sidecar.config import Config
+from sidecar.core.addresses import AddressSet
+from sidecar.core.control import Control
+from sidecar.core.ledger import Ledger
+from sidecar.core.model import Mode
+from sidecar.core.policy import Policy
+from sidecar.fronts import Front
+from sidecar.fronts.api import ApiFront
+from sidecar.fronts.envoy import EnvoyFront
+from sidecar.fronts.forward import ForwardFront
+from sidecar.fronts.nginx import NginxFront
+from sidecar.metrics import Layout
+
+
+class Lists(NamedTuple):
+    """The configuration's address lists, built: what takes long when they are long."""
+
+    deny: AddressSet
+    allow: AddressSet
+    exempt: AddressSet
+    passes: AddressSet
+
+
+def policy_of(config: Config, lists: Lists, *, control: Control, ledger: Ledger, hash_key: bytes) -> Policy:
+    """The configuration's rules under a control state, compiled, with counters of their own in `ledger`."""
+    attack = config.attack_mode
+    return Policy(
+        ledger=ledger,
+        control=control,
+        limits=config.limits,
+        filters=config.filters,
+        deny=lists.deny,
+        allow=lists.allow,
+        exempt=lists.exempt,
+        passes=lists.passes,
+        attack_status=attack.status,
+        attack_retry_after_s=attack.retry_after_s,
+        default_allow=config.default_allow,
+        ipv6_prefix=config.ipv6_prefix,
+        prefix=config.store.prefix,
+        hash_key=hash_key,
+        hashed_headers=config.credentials.headers,
+    )
+
+
+def layout_of(config: Config, before: Layout | None = None) -> Layout:
+    """Where this configuration's limits and shadow rules are counted."""
+    limits = [limit.name for limit in config.limits]
+    shadows = [limit.name for limit in config.limits if limit.mode is Mode.SHADOW]
+    shadows += [rule.name for rule in config.filters if rule.mode is Mode.SHADOW]
+    return Layout(limits, shadows) if before is None else before.extended(limits, shadows)
+
+
+def refusals_per_s_of(config: Config) -> float:
+    """Lines for refusals that one replica of this gate may write a second: its share."""
+    return config.refusals_per_s / config.workers
+
+
+def lists_of(config: Config) -> Lists:
+    """The configuration's address lists; blocks for some 4 s per million of networks."""
+    return Lists(*map(AddressSet, networks_of(config)))
+
+
+def networks_of(config: Config) -> tuple[tuple[str, ...], ...]:
+    """The networks of each of `Lists`."""
+    addresses = config.addresses
+    return addresses.deny, addresses.allow, addresses.exempt, config.attack_mode.passes
+
+
+def fronts_of(config: Config) -> list[Front]:
+    """Every front, with what this configuration tells it."""
+    identify = config.credentials.mode != "none"
+    credentials = config.credentials.headers if identify else ()
+    trusted = AddressSet(config.trusted_proxies)
+    legacy = config.legacy_headers
+    envoy_address = cast("Literal['real_ip', 'forwarded']", config.fronts.envoy_address)
+    return [
+        NginxFront(credential_headers=credentials, legacy_headers=legacy),
+        EnvoyFront(
+            credential_headers=credentials,
+            trusted=trusted,
+            envoy_address=envoy_address,
+            legacy_headers=legacy,
+        ),
+        ForwardFront(credential_headers=credentials, trusted=trusted, legacy_headers=legacy),
+        ApiFront(credential_headers=credentials, legacy_headers=legacy),
+    ]
