@@ -20,6 +20,7 @@ from typing import Final
 from bench import (
     auth_request,
     batches,
+    control,
     growth,
     latency,
     machine,
@@ -41,6 +42,7 @@ QUESTIONS: Final[Mapping[str, Callable[[Effort], Findings]]] = {
     "batches": batches.measure,
     "prefixes": prefixes.measure,
     "latency": latency.measure,
+    "control": control.measure,
     "start": start.measure,
     "limits": growth.limits,
     "counters": growth.counters,

@@ -9,6 +9,7 @@
 --       [3] audit: stream, what was done and what was refused for a conflict
 --       [4] expiring: sorted set, member `<table>\n<field>`, score = until (ms)
 --       [5] the table: hash, field -> `<at ms> <until ms> <payload>`
+--       [6] floor: string, the highest number that a replica had and the store had lost
 -- ARGV  [1] channel on which the new epoch is published
 --       [2] random id of the new epoch, 16 hexadecimal digits
 --       [3] the new number is greater than this, whatever the store remembers
@@ -26,7 +27,8 @@
 --       [15] deltas kept, [16] audit entries kept
 --       [17] "" = a new change; else `<number> <at ms>`: the store lost this one, do it again
 -- Returns status, epoch, at (ms), until (ms), fields that are new, fields that went. Status "ok"; else
---       nothing was changed: "epoch", "absent", "present" or "value" names the demand that failed
+--       nothing was changed: "epoch", "absent", "present" or "value" names the demand that failed.
+--       An error, which changes nothing either, for a key that somebody made something else of
 -- Cost  linear in the fields, some 2 us each.
 
 local call, format = redis.call, string.format
@@ -42,9 +44,22 @@ local function fields_of(joined)
   return fields
 end
 
+-- An error after the first write would leave half of a change: each key is read once before.
+local looks = {
+  { 'GET' }, { 'XRANGE', '-', '-', 'COUNT', '1' }, { 'XRANGE', '-', '-', 'COUNT', '1' },
+  { 'ZRANGE', '0', '0' }, { 'HLEN' }, { 'GET' },
+}
+for number, look in ipairs(looks) do
+  local found = redis.pcall(look[1], KEYS[number], unpack(look, 2))
+  if type(found) == 'table' and found.err then
+    return redis.error_reply(found.err .. ' (' .. KEYS[number] .. ')')
+  end
+end
+
 local put, gone = fields_of(ARGV[11]), fields_of(ARGV[12])
 local before = call('GET', KEYS[1]) or '0-0000000000000000'
-local number = math.max(tonumber(string.match(before, '^%d+')), tonumber(ARGV[3])) + 1
+local floor = tonumber(call('GET', KEYS[6]) or '0')
+local number = math.max(tonumber(string.match(before, '^%d+')), tonumber(ARGV[3]), floor) + 1
 local again, at_again = string.match(ARGV[17], '^(%d+) (%d+)$')
 if again then number, at = tonumber(again), tonumber(at_again) end
 if stands_ms > 0 then until_ms = at + stands_ms end

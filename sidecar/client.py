@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-TIMEOUT_S: Final = 10.0
-"""What an answer may take beyond the time that was asked for (`patience_s`)."""
+TIMEOUT_S: Final = 15.0
+"""What an answer may take beyond the time that was asked for (`patience_s`): a store that hangs costs the gate ten
+seconds until it says so."""
 MOST_BYTES: Final = 16 << 20
 
 _UNKNOWN_OUTCOME: Final = "whether the change was made is not known: look before you repeat it"

@@ -100,7 +100,7 @@ class Explainer:
         bound = policy.bind(request)
         charges = [*bound.charges, *bound.shadow_charges]
         looks, error = await self._look(charges)
-        listed = await self._listed(policy, request.address)
+        listed = await self._listed(policy, request.address, ask=not error and not self._silent())
 
         now_ms, attack = clock_ms(), self._attack()
         verdict = judge(_twin(bound), attack, now_ms, Source.MEMORY)
@@ -157,8 +157,11 @@ class Explainer:
         pairs = zip(grants[::2], grants[1::2], strict=True)
         return [Look(grant, blocked=of_none.retry_ms > 0) for grant, of_none in pairs], ""
 
-    async def _listed(self, policy: Policy, address: str) -> list[Part]:
-        """The most specific network around the address in each list, and who put it there."""
+    async def _listed(self, policy: Policy, address: str, *, ask: bool) -> list[Part]:
+        """The most specific network around the address in each list, and who put it there.
+
+        That is only asked if the store may answer, and no more once it did not.
+        """
         found: list[Part] = []
         control = policy.control
         configured = (policy.deny, policy.allow, policy.exempt, policy.passes)
@@ -166,17 +169,14 @@ class Explainer:
             if (cidr := in_configuration.match(address)) is not None:
                 found.append(_listing(table, cidr, "configuration", None))
             if (cidr := at_run_time.match(address)) is not None:
-                found.append(_listing(table, cidr, "run_time", await self._said(table, cidr)))
+                entry = None
+                if ask and self._entry is not None:
+                    try:
+                        entry = await self._entry(table, cidr)
+                    except StoreUnavailable:
+                        ask = False
+                found.append(_listing(table, cidr, "run_time", entry))
         return found
-
-    async def _said(self, table: str, cidr: str) -> Entry | None:
-        """What was said with an entry; None when the store does not tell."""
-        if self._entry is None:
-            return None
-        try:
-            return await self._entry(table, cidr)
-        except StoreUnavailable:
-            return None
 
     def _take_alone(self, counter: Counter, want: int, need: int) -> Grant:
         """As the gate takes its share in an outage, but for the taking."""

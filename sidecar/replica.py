@@ -19,12 +19,13 @@ from typing import Final, NamedTuple
 from sidecar import VERSION
 from sidecar.assembly import Lists, fronts_of, lists_of, networks_of, policy_of, refusals_per_s_of
 from sidecar.config import Config
+from sidecar.control.beats import Follows
 from sidecar.control.fleet import says
-from sidecar.control.follow import Follower, Follows, News
+from sidecar.control.follow import Follower, News
 from sidecar.control.last_known import Keeper, LastKnown
 from sidecar.control.top import Names, TopTeller
 from sidecar.core.addresses import AddressSet
-from sidecar.core.control import EMPTY, GLOBAL, NO_EPOCH
+from sidecar.core.control import EMPTY, GLOBAL, NO_EPOCH, Epoch
 from sidecar.core.ledger import Counter, Ledger
 from sidecar.core.model import Request, Verdict
 from sidecar.core.policy import Policy
@@ -41,7 +42,8 @@ from sidecar.gate import Gate
 from sidecar.listeners import BACKLOG, close_check, endpoint_of, open_check
 from sidecar.metrics import Gauge, Layout, Metrics
 from sidecar.steps import in_steps
-from sidecar.store.redis import RedisStore, RedisSubscription
+from sidecar.store.redis import RedisStore, RedisSubscription, SharedStore
+from sidecar.supervision import persistently
 
 HOUSEKEEPING_S: Final = 0.5
 LAST_CALL_S: Final = 0.1
@@ -124,19 +126,19 @@ class Replica:
             names=Names(lambda: self.gate.policy), chance=random.Random().random, now_ms=clock_ms()
         )
         self._teller = TopTeller(
-            store=connect(patience_s),
+            store=connect(PATIENCE_S),
             prefix=store.prefix,
             replica=replica_id,
             tally=self._tally,
             clock_ms=clock_ms,
             failed=self.store_error,
         )
-        known = self._last_known.attack_on()
+        known = self._last_known.attack_on(int(wall_ms()))
         self.gate.attack = config.attack_mode.unknown_on if known is None else known
         self.follower = Follower(
-            store=connect(patience_s),
+            store=SharedStore(connect(PATIENCE_S)),
             subscription=RedisSubscription(
-                store_url, patience_s=patience_s, ca=store.ca, cert=store.cert, key=store.key
+                store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
             ),
             prefix=store.prefix,
             replica=replica_id,
@@ -188,10 +190,14 @@ class Replica:
             self.adopt(News(book.control, (), {}))
         await asyncio.gather(self.follower.once(), self.gate.start())  # a silent store is waited for once
         _tame_collector()
-        running = (self.follower.run(), self._keep_house(), self._teller.run())
-        self._tasks = [asyncio.create_task(each) for each in running]
+        running = {
+            "following": self.follower.run,
+            "housekeeping": self._keep_house,
+            "telling the heaviest": self._teller.run,
+        }
         if self._keeper is not None:
-            self._tasks.append(asyncio.create_task(self._keeper.run()))
+            running["keeping the control state"] = self._keeper.run
+        self._tasks = [asyncio.create_task(persistently(name, work)) for name, work in running.items()]
         self._servers = [
             await loop.create_server(self.connect, sock=listener, backlog=BACKLOG) for listener in sockets
         ]
@@ -219,6 +225,10 @@ class Replica:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.gate.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SIGN_OFF_S):
+                if self._keeper is not None:
+                    await self._keeper.finish()
         with suppress(TimeoutError):
             async with asyncio.timeout(SIGN_OFF_S):
                 await self.follower.sign_off()
@@ -288,7 +298,6 @@ class Replica:
 
     def counted(self, follows: Follows) -> None:
         """How many replicas there are, and the fleet's hash key."""
-        self._heard_ms = clock_ms()
         self._ledger.replicas = follows.replicas
         self.gate.rank = follows.rank
         if follows.hash_key and not self._own_hash_key:
@@ -297,6 +306,10 @@ class Replica:
             if hash_key != self._hash_key:
                 self._hash_key = hash_key
                 self.gate.policy = self._policy()
+
+    def current(self) -> None:
+        """The store says what is in force here."""
+        self._heard_ms = clock_ms()
 
     def adopt(self, news: News) -> None:
         """Decide by another control state from the next request on."""
@@ -307,7 +320,8 @@ class Replica:
             self.gate.policy = self.gate.policy.under(control)
             for field in news.resets:
                 limit, _, subject = field.partition(" ")
-                self.gate.forget(limit, *subject.split(":", 1))
+                kind, _, value = subject.partition(":")
+                self.gate.forget(limit, kind, value)
         if control.attack_on is not None and control.attack_on != self.gate.attack:
             self.gate.attack = control.attack_on
             said = control.attack[GLOBAL].members()
@@ -320,6 +334,13 @@ class Replica:
             )
         if self._keeper is not None and control.epoch != NO_EPOCH:
             self._keeper.changed()
+
+    def replaced(self, before: Epoch, now: Epoch) -> None:
+        """What the store had lost is gone."""
+        self._warn(
+            f"the store's control state of another history is in force now ({now}, before {before}): what the "
+            "store had lost is gone, but for attack mode; compare with `portcullis audit`"
+        )
 
     def stale(self, why: str) -> None:
         """The store's control state is not what is in force; "" when it is again."""

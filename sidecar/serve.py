@@ -54,6 +54,7 @@ from sidecar.state import StateUnusable, hash_key_of, locked, stamps
 from sidecar.store import StoreUnavailable
 from sidecar.store.embedded import EmbeddedStore, EmbeddedStoreError
 from sidecar.store.redis import RedisStore, SharedStore
+from sidecar.supervision import persistently
 from sidecar.workers import WorkerCrew, WorkersFailed
 
 LOOK_S: Final = 0.5
@@ -187,7 +188,8 @@ class _Root:
                 state=controls.state,
                 thresholds=lambda: self._config.attack_mode.trigger,
             )
-            tasks = [asyncio.create_task(task) for task in (self._watch(), trigger.run())]
+            running = {"watching the configuration": self._watch, "attack mode's trigger": trigger.run}
+            tasks = [asyncio.create_task(persistently(name, work)) for name, work in running.items()]
             await self._ending.wait()
             self._log.event(Event.STOPPING)
             for task in tasks:

@@ -27,15 +27,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from sidecar.assembly import lists_of, policy_of
 from sidecar.channel import Begin, Channel, Message, Prepare, Refused, Stop, Word, framed
 from sidecar.config import Config
-from sidecar.control.follow import Follower, Follows, News
+from sidecar.control.beats import Follows
+from sidecar.control.follow import Follower, News
 from sidecar.control.last_known import Keeper, LastKnown
-from sidecar.core.control import NO_EPOCH
+from sidecar.core.control import NO_EPOCH, Epoch
 from sidecar.core.ledger import Counter, Ledger
 from sidecar.core.policy import Policy
 from sidecar.core.window import Grant
@@ -45,7 +46,8 @@ from sidecar.exposition import Retired
 from sidecar.listeners import close_check, endpoint_of, open_shared
 from sidecar.metrics import CAPACITY, Gauge, Layout, shared_cells
 from sidecar.replica import PATIENCE_S, clock_ms, wall_ms
-from sidecar.store.redis import RedisStore, RedisSubscription
+from sidecar.store.redis import RedisStore, RedisSubscription, SharedStore
+from sidecar.supervision import persistently
 
 ANSWER_S: Final = 30.0
 """A worker that has not answered its parent for so long is killed and replaced."""
@@ -168,13 +170,15 @@ class WorkerCrew:
         self._fleet_key_known = hash_key is not None
         store = config.store
         self.follower = Follower(
-            store=RedisStore(store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key),
+            store=SharedStore(
+                RedisStore(store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key)
+            ),
             subscription=RedisSubscription(
                 store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
             ),
             prefix=store.prefix,
             replica="",  # only reads: the workers are the replicas
-            says=lambda _: b"",
+            says=lambda _epoch, _stale: b"",
             own_hash_key=hash_key is not None,
             audience=self,
             clock_ms=clock_ms,
@@ -201,7 +205,8 @@ class WorkerCrew:
         if (book := await self._last_known.read(int(wall_ms()))) is not None:
             self.follower.book = book
         await self.follower.once()
-        self._tasks = [asyncio.create_task(self.follower.run()), asyncio.create_task(self._keeper.run())]
+        running = {"following": self.follower.run, "keeping the control state": self._keeper.run}
+        self._tasks = [asyncio.create_task(persistently(name, work)) for name, work in running.items()]
         return self._opened
 
     async def switch(self, config: Config, layout: Layout) -> None:
@@ -231,6 +236,9 @@ class WorkerCrew:
         for task in (*idle, *self._tasks):
             task.cancel()
         await asyncio.gather(*ending, *idle, *self._tasks, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                await self._keeper.finish()
         await self.follower.sign_off()
         close_check(self._opened, {listener for each in self._listeners for listener in each})
 
@@ -372,6 +380,12 @@ class WorkerCrew:
         """The workers tell."""
 
     def stale(self, why: str) -> None:
+        """The workers tell."""
+
+    def current(self) -> None:
+        """The workers tell."""
+
+    def replaced(self, before: Epoch, now: Epoch) -> None:
         """The workers tell."""
 
     def _warn(self, message: str) -> None:

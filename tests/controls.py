@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from sidecar.core.addresses import AddressSet
 from sidecar.core.control import Control, Entry, Epoch
+from sidecar.core.layers import LayeredSet
 
 AT_MS = 1_700_000_000_000
 
@@ -30,7 +31,7 @@ def control(
     lists = {"deny": deny, "allow": allow, "exempt": exempt, "pass": passes}
     return Control(
         epoch=Epoch(number, f"{number:016x}"),
-        lists={name: AddressSet(cidrs) for name, cidrs in lists.items()},
+        lists={name: LayeredSet([AddressSet(cidrs)]) for name, cidrs in lists.items()},
         attack={field: entry(on=True, reason="too much") for field in attacked},
         overrides={field: entry(permits=permits) for field, permits in (overrides or {}).items()},
     )

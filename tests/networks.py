@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from hypothesis import strategies as st
 
@@ -64,6 +65,35 @@ def slow_match(listed: Iterable[str], address: Address) -> str | None:
     networks = [ipaddress.ip_network(cidr) for cidr in listed]
     covering = [network for network in networks if plain(address) in network]
     return str(max(covering, key=lambda network: network.prefixlen)) if covering else None
+
+
+class Prefixes(Protocol):
+    """A set of prefixes."""
+
+    def contains(self, address: str) -> bool: ...
+
+    def match(self, subject: str) -> str | None: ...
+
+    def prefixes(self) -> Iterator[str]: ...
+
+    def __len__(self) -> int: ...
+
+
+def agrees(subject: Prefixes, listed: set[str], asked: Iterable[Address]) -> None:
+    """Ask about `asked`, and about the first and last address of every prefix and their neighbours."""
+    probes = set(map(str, asked))
+    for network in map(ipaddress.ip_network, listed):
+        for number in (int(network.network_address), int(network.broadcast_address)):
+            for near_by in (number - 1, number, number + 1):
+                if 0 <= near_by < 1 << network.max_prefixlen:
+                    kind = ipaddress.IPv4Address if network.version == 4 else ipaddress.IPv6Address
+                    probes.add(str(kind(near_by)))
+    for text in probes:
+        expected = slow_match(listed, ipaddress.ip_address(text))
+        assert subject.match(text) == expected, text
+        assert subject.contains(text) == (expected is not None), text
+    assert set(subject.prefixes()) == listed
+    assert len(subject) == len(listed)
 
 
 class Oracle:

@@ -303,6 +303,7 @@ def test_it_starts_while_the_store_says_nothing(start_gate: StartGate, start_val
 
 # --- attack mode -----------------------------------------------------------------------
 
+
 def attacked(gate: Gate) -> bool:
     return gate.metric("portcullis_attack_mode") == 1
 

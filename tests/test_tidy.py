@@ -51,6 +51,7 @@ CATCH_ALL: Final = {
     "sidecar/admin/app.py": "the outermost handler of a request: it logs, and answers 500 without saying what",
     "sidecar/decision_log.py": "the log's own handler: a record that cannot be formatted harms nobody else",
     "sidecar/serve.py": "a reload that fails as nobody expected leaves the last good configuration in force",
+    "sidecar/supervision.py": "a task that ended unseen would leave a replica deaf; it is logged and begins again",
     "sidecar/gate.py": "a lane that ended would leave everybody waiting; the outage policy decides instead",
 }
 

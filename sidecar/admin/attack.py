@@ -9,8 +9,11 @@ Does not decide who is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from heapq import nsmallest
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from sidecar.admin.operations import (
     Answer,
@@ -24,6 +27,7 @@ from sidecar.admin.operations import (
     Reason,
     reason_problems,
 )
+from sidecar.admin.problems import Problem
 from sidecar.admin.subjects import KeyId, Subject, TenantName, read_ms, subject_of
 from sidecar.admin.times import DurationText, moment, moment_or_none, span_ms
 from sidecar.admin.tokens import Role
@@ -33,6 +37,9 @@ from sidecar.core.control import GLOBAL, Control, Entry
 
 TABLE = "attack"
 KINDS = ("tenant", "key")
+MOST_SUBJECTS: Final = 10_000
+"""Tenants and keys under attack at a time: every replica holds them all, and reads them with each change."""
+MOST_SHOWN: Final = 1_000
 
 
 class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,6 +55,13 @@ class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         yield from reason_problems(self.reason)
         if not self.on and self.for_ is not None and (self.tenant or self.key):
             yield "for", "off removes the entry, and an absence has no end: leave it out"
+
+
+class Whom(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of which subjects to tell: of one tenant or key, or of all."""
+
+    tenant: TenantName | None = None
+    key: KeyId | None = None
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +100,8 @@ class AttackShown(msgspec.Struct, frozen=True, kw_only=True):
     on: bool
     known: bool
     everybody: Said | None = msgspec.field(name="global")
-    subjects: list[SaidOf]
+    subjects: Annotated[list[SaidOf], Meta(max_length=MOST_SHOWN)]
+    more: Annotated[bool, Meta(description="There are more subjects: name one, to see it.")]
     passes: Passes = msgspec.field(name="pass")
 
 
@@ -103,8 +118,10 @@ def attack(
 ) -> Operations:
     """`state` and `config` are what is in force now."""
 
-    async def show(_: Call[Nothing, Nothing]) -> Answer[AttackShown]:
+    async def show(call: Call[Nothing, Whom]) -> Answer[AttackShown]:
         control, mode = state(), config().attack_mode
+        subject = subject_of(KINDS, tenant=call.at.tenant, key=call.at.key)
+        fields = control.attack.keys() & {str(subject)} if subject else control.attack.keys() - {GLOBAL}
         known = control.attack_on is not None
         said = control.attack.get(GLOBAL)
         return Answer(
@@ -114,14 +131,20 @@ def attack(
                 known=known,
                 everybody=None if said is None else _said(said),
                 subjects=[
-                    _said_of(Subject.parse(field), entry)
-                    for field, entry in sorted(control.attack.items())
-                    if field != GLOBAL
+                    _said_of(Subject.parse(field), control.attack[field])
+                    for field in nsmallest(MOST_SHOWN, fields)
                 ],
+                more=len(fields) > MOST_SHOWN,
                 passes=Passes(configuration=list(mode.passes), run_time=len(control.passes)),
             ),
             epoch=control.epoch,
         )
+
+    async def full(field: str) -> bool:
+        """Whether there is no room for one more. Two at the same time may both take the last."""
+        if await changes.size(TABLE) <= MOST_SUBJECTS:  # with the one of everybody
+            return False
+        return await changes.raw(TABLE, field) is None
 
     async def switch(call: Call[Switch, Nothing]) -> Answer[Switched]:
         body = call.body
@@ -129,6 +152,12 @@ def attack(
         for_ms = read_ms("for", body.for_, span_ms)
         stays = body.on or subject is None
         field = GLOBAL if subject is None else str(subject)
+        if body.on and subject is not None and await full(field):
+            raise Problem(
+                409,
+                f"{MOST_SUBJECTS} tenants and keys are under attack already: switch it off for some of them, or on "
+                "for everybody.",
+            )
         changed = await changes.change(
             TABLE,
             put=[field] if stays else [],
@@ -150,7 +179,7 @@ def attack(
             "Show attack mode",
             show,
             body=Nothing,
-            at=Nothing,
+            at=Whom,
             answer=AttackShown,
             answer_example={
                 "epoch": "58-9f86d081884c7d65",
@@ -164,6 +193,7 @@ def attack(
                     "until": "2026-11-22T06:00:00.123Z",
                 },
                 "subjects": [],
+                "more": False,
                 "pass": {"configuration": ["192.0.2.0/24"], "run_time": 2},
             },
         ),
@@ -177,6 +207,7 @@ def attack(
             at=Nothing,
             answer=Switched,
             fleet=fleet,
+            errors={409: f"{MOST_SUBJECTS} tenants and keys are under attack already."},
             example={"on": True, "reason": "flood from AS64500", "for": "1h"},
             answer_example={"on": True},
         ),

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 import msgspec
 from msgspec import Meta
 
-from sidecar.admin.operations import Answer, Call, Nothing, Operation, Operations
+from sidecar.admin.operations import Answer, Call, Nothing, Operation, Operations, matching, refused
 from sidecar.admin.times import moment, moment_or_none
 from sidecar.admin.tokens import Role
 from sidecar.control.audit import AuditEntry
@@ -23,8 +23,8 @@ class AuditPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     after: Annotated[
         str,
-        Meta(
-            pattern="^([0-9]{1,19}-[0-9]{1,19})?$",
+        matching(
+            "([0-9]{1,20}-[0-9]{1,20})?",
             description="Entries after this one; without it the newest.",
             examples=["1795323600123-0"],
         ),
@@ -81,13 +81,18 @@ class Trail(Protocol):
     """What was done."""
 
     async def read(self, after: str | None, limit: int, wait_s: float = 0.0) -> list[AuditEntry]:
-        """The next entries after an id, or the newest, oldest first. Raises StoreUnavailable."""
+        """The next entries after an id, or the newest, oldest first. Raises StoreUnavailable, and ValueError
+        for what is no id.
+        """
 
 
 def audit(trail: Trail) -> Operations:
     async def show(call: Call[Nothing, AuditPlace]) -> Answer[AuditShown]:
         at = call.at
-        found = await trail.read(at.after or None, at.limit, float(at.wait) if at.after else 0.0)
+        try:
+            found = await trail.read(at.after or None, at.limit, float(at.wait) if at.after else 0.0)
+        except ValueError as exc:
+            raise refused([("after", str(exc))]) from None
         after = found[-1].id if found else at.after or None
         return Answer(AuditShown(entries=[_audited(entry) for entry in found], after=after))
 

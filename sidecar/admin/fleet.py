@@ -20,7 +20,7 @@ from sidecar.admin.operations import (
 from sidecar.admin.times import moment
 from sidecar.admin.tokens import Role
 from sidecar.control.fleet import Member
-from sidecar.core.control import Control, Epoch
+from sidecar.core.control import Epoch
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +38,10 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     seen: MomentText
     state: Annotated[
         Literal["current", "behind", "lost"],
-        Meta(description="Lost: silent for so long that nobody can say what it admits."),
+        Meta(
+            description="Behind: it has another state than the store, and acts on that. Lost: silent for so long "
+            "that nobody can say what it admits."
+        ),
     ]
     config: Annotated[str, Meta(description="A digest of its configuration.")]
 
@@ -51,16 +54,17 @@ class FleetShown(msgspec.Struct, frozen=True, kw_only=True):
     configurations: int
 
 
-def fleet(*, members: Callable[[], Awaitable[Sequence[Member]]], state: Callable[[], Control]) -> Operations:
-    """`state` is what this gate knows now."""
+def fleet(
+    *, members: Callable[[], Awaitable[Sequence[Member]]], epoch: Callable[[], Awaitable[Epoch]]
+) -> Operations:
+    """`epoch` is the store's: a gate that cannot follow is compared with that, too."""
 
     async def show(_: Call[Nothing, Nothing]) -> Answer[FleetShown]:
-        found = await members()
-        epoch = max([state().epoch, *(member.epoch for member in found)], key=_number)
-        replicas = [_replica(member, epoch) for member in found]
+        found, current = await members(), await epoch()  # in this order: nobody is ahead of it
+        replicas = [_replica(member, current) for member in found]
         configurations = len({member.config for member in found if not member.lost})
         return Answer(
-            FleetShown(epoch=str(epoch), replicas=replicas, configurations=configurations), epoch=epoch
+            FleetShown(epoch=str(current), replicas=replicas, configurations=configurations), epoch=current
         )
 
     return (
@@ -97,12 +101,9 @@ def fleet(*, members: Callable[[], Awaitable[Sequence[Member]]], state: Callable
     )
 
 
-def _number(epoch: Epoch) -> int:
-    return epoch.number
-
-
 def _replica(member: Member, epoch: Epoch) -> Replica:
-    state: Literal["current", "behind", "lost"] = "current" if member.epoch == epoch else "behind"
+    is_current = member.epoch == epoch and not member.stale
+    state: Literal["current", "behind", "lost"] = "current" if is_current else "behind"
     return Replica(
         replica=member.replica,
         gate=member.gate,
@@ -111,7 +112,7 @@ def _replica(member: Member, epoch: Epoch) -> Replica:
         version=member.version,
         started=moment(member.started_ms),
         epoch=str(member.epoch),
-        behind=epoch.number - member.epoch.number,
+        behind=max(0, epoch.number - member.epoch.number),
         lag_s=max(0, member.now_ms - member.seen_ms) / 1000,
         seen=moment(member.seen_ms),
         state="lost" if member.lost else state,

@@ -205,13 +205,19 @@ async def _response(operation: AnyOperation, answered: Answer[object], wait_s: f
 
 async def _applied(fleet: Fleet, changed: Changed, wait_s: float | None) -> Applied:
     try:
-        await fleet.settled(changed.epoch)
+        settled = await fleet.settled(changed.epoch)
         found = None if wait_s is None else await fleet.confirm(changed.epoch, wait_s)
     except StoreUnavailable as exc:
         detail = (
             "The change was made, but the store fell silent before it was known who has it: see /v1/fleet."
         )
         raise Problem(504, detail, epoch=str(changed.epoch)) from exc
+    if not settled and (found is None or found.missing):
+        detail = (
+            "The change was made, but this gate has not applied it yet, and acts on what it knew before: do not "
+            "repeat it, and watch /v1/fleet until this gate is current."
+        )
+        raise Problem(504, detail, epoch=str(changed.epoch))
     return Applied(
         epoch=str(changed.epoch),
         at=moment(changed.at_ms),
@@ -260,7 +266,7 @@ def _shown(name: str) -> str:
     return "`" + "".join(char if char.isprintable() else "?" for char in name[:60]) + "`"
 
 
-_PLACE: Final = re.compile(r" - at `\$\.(?P<member>\w+)`$")
+_PLACE: Final = re.compile(r" - at `\$\.(?P<member>\w+)`\Z")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 _CONFLICTS: Final = {
     "epoch": (412, "The state has changed since: look at it again, and decide anew."),

@@ -23,6 +23,7 @@ from sidecar.admin.operations import (
     Nothing,
     Operation,
     Operations,
+    matching,
 )
 from sidecar.admin.pages import Cursor, NextCursor
 from sidecar.admin.problems import Problem
@@ -31,7 +32,7 @@ from sidecar.admin.tokens import Role
 from sidecar.control.changes import Changes
 from sidecar.control.keys import SLICE, Issued, KeyMissing, KeyRegistry
 from sidecar.control.pages import CursorRefused
-from sidecar.core.keys import FieldRefused, Key, KeyUnreadable, Kind, Terms
+from sidecar.core.keys import SECRET_PREFIX, FieldRefused, Key, KeyUnreadable, Kind, Terms
 from sidecar.document.notations import DAY_MS, duration_ms
 
 USUAL_GRACE: Final = "24h"
@@ -41,16 +42,14 @@ MOST_LISTED: Final = 1_000
 _grace_ms = duration_ms(0, MOST_GRACE_MS)
 
 IdText = Annotated[
-    str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="Public; without one it is made.")
+    str, matching("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", description="Public; without one it is made.")
 ]
 LabelText = Annotated[
     str, Meta(min_length=1, max_length=200, description="For people: whose key it is. Printable characters.")
 ]
-NameText = Annotated[
-    str, Meta(pattern="^([a-z][a-z0-9_-]{0,62})?$", description='"" for none.', examples=["gold"])
-]
+NameText = Annotated[str, matching("([a-z][a-z0-9_-]{0,62})?", description='"" for none.', examples=["gold"])]
 Scopes = Annotated[
-    list[Annotated[str, Meta(pattern="^[A-Za-z0-9._:/-]{1,64}$", examples=["orders.write"])]],
+    list[Annotated[str, matching("[A-Za-z0-9._:/-]{1,64}", examples=["orders.write"])]],
     Meta(max_length=100, description="What the key may do, as filters name it."),
 ]
 Cidrs = Annotated[
@@ -113,7 +112,7 @@ class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which key."""
 
-    id: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    id: Annotated[str, matching("[A-Za-z0-9][A-Za-z0-9_-]{0,63}")]
 
 
 class Listing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,7 +120,7 @@ class Listing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     cursor: Cursor = ""
     limit: Annotated[int, Meta(ge=1, le=MOST_LISTED)] = 100
-    tenant: Annotated[str, Meta(pattern="^([a-z][a-z0-9_-]{0,62})?$")] = ""
+    tenant: Annotated[str, matching("([a-z][a-z0-9_-]{0,62})?")] = ""
 
 
 class SecretTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,9 +196,10 @@ def keys(registry: KeyRegistry, changes: Changes, fleet: Fleet) -> Operations:
         return Answer(members, epoch=epoch)
 
     async def shown(call: Call[Nothing, Named]) -> Answer[KeyDetails]:
+        key_id = _named(call.at)
         epoch = await changes.epoch()
         with _refusals():
-            return Answer(details(await registry.get(call.at.id)), epoch=epoch)
+            return Answer(details(await registry.get(key_id)), epoch=epoch)
 
     async def create(call: Call[NewKey, Nothing]) -> Answer[IssuedKey]:
         body = call.body
@@ -219,26 +219,28 @@ def keys(registry: KeyRegistry, changes: Changes, fleet: Fleet) -> Operations:
         return _issued(issued)
 
     async def update(call: Call[KeyChanges, Named]) -> Answer[ChangedKey]:
-        terms = _terms(call.body, registry.now_ms())
+        key_id, terms = _named(call.at), _terms(call.body, registry.now_ms())
         with _refusals():
-            kept = await registry.update(call.at.id, terms, actor=call.actor, if_epoch=call.if_epoch)
+            kept = await registry.update(key_id, terms, actor=call.actor, if_epoch=call.if_epoch)
         return Answer(ChangedKey(key=details(kept.key)), changed=kept.changed)
 
     async def rotate(call: Call[Rotation, Named]) -> Answer[IssuedKey]:
+        key_id = _named(call.at)
         try:
             grace_ms = _grace_ms(call.body.grace)
         except ValueError as exc:
             raise Problem(400, f"grace: {exc}.") from exc
         with _refusals():
             issued = await registry.rotate(
-                call.at.id, grace_ms=grace_ms, actor=call.actor, if_epoch=call.if_epoch
+                key_id, grace_ms=grace_ms, actor=call.actor, if_epoch=call.if_epoch
             )
         return _issued(issued)
 
     async def delete(call: Call[Nothing, Named]) -> Answer[DeletedKey]:
+        key_id = _named(call.at)
         with _refusals():
-            changed = await registry.delete(call.at.id, actor=call.actor, if_epoch=call.if_epoch)
-        return Answer(DeletedKey(id=call.at.id), changed=changed)
+            changed = await registry.delete(key_id, actor=call.actor, if_epoch=call.if_epoch)
+        return Answer(DeletedKey(id=key_id), changed=changed)
 
     place = "/v1/keys/{id}"
     missing = {404: "There is no such key."}
@@ -349,6 +351,13 @@ def details(key: Key) -> KeyDetails:
 def _issued(issued: Issued) -> Answer[IssuedKey]:
     key = issued.key
     return Answer(IssuedKey(key=details(key), id=key.id, secret=issued.secret), changed=issued.changed)
+
+
+def _named(at: Named) -> str:
+    """The id. Raises Problem for a secret in its place, before anything of it goes further."""
+    if SECRET_PREFIX in at.id:
+        raise Problem(404, "There is no such key: this is a secret, not an id; rotate the key that it opens.")
+    return at.id
 
 
 def _terms(body: KeyChanges, now_ms: int) -> Terms:

@@ -19,7 +19,7 @@ A resource is a file with a function that is given what it needs and returns its
     class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         \"""The path's parameters and the query's in one.\"""
 
-        id: Annotated[str, Meta(pattern="^[a-z]{1,20}$")]     # `{id}` of the path: 404 when it is none
+        id: Annotated[str, matching("[a-z]{1,20}")]           # `{id}` of the path: 404 when it is none
         loud: bool = False                                    # ?loud=true: 400 when it is none
 
     class Renamed(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ This module serves nothing.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import (
     Annotated,
@@ -72,6 +72,7 @@ from sidecar.admin.tokens import Role
 from sidecar.control.changes import Changed
 from sidecar.control.fleet import Confirmed
 from sidecar.core.control import Epoch
+from sidecar.core.keys import holds_secret
 
 MOST_BODY: Final = 64 * 1024
 MOST_REASON: Final = 200
@@ -161,14 +162,27 @@ class Operation(Generic[BodyT, AtT, AnswerT]):
         return tuple(part[1:-1] for part in parts if part.startswith("{"))
 
 
+def matching(pattern: str, *, description: str = "", examples: Sequence[str] = ()) -> Meta:
+    """What a text matches as a whole.
+
+    The document says it with `$`, as JSON Schema means it: Python's lets a line end follow.
+    """
+    return Meta(
+        pattern=rf"\A(?:{pattern})\Z",
+        description=description or None,
+        examples=list(examples) or None,
+        extra_json_schema={"pattern": f"^(?:{pattern})$"},
+    )
+
+
 # Operations of all bodies and answers stand in one list; nothing names what they have in common.
 AnyOperation = Operation[Any, Any, Any]
 Operations = tuple[AnyOperation, ...]
 
 EpochText = Annotated[
     str,
-    Meta(
-        pattern="^[0-9]{1,18}-[0-9a-f]{16}$",
+    matching(
+        "[0-9]{1,18}-[0-9a-f]{16}",
         description="The state of the control tables: a number that rises with each change, and a random id.",
         examples=["58-9f86d081884c7d65"],
     ),
@@ -236,7 +250,9 @@ def refused(problems: Iterable[tuple[str, str]]) -> Problem:
 
 
 def reason_problems(reason: str, member: str = "reason") -> Iterator[tuple[str, str]]:
-    """What makes a text unfit for terminals and logs: control characters, and those that turn it around."""
+    """What makes a text unfit for terminals and logs: control characters, those that turn it around, secrets."""
+    if holds_secret(reason):
+        yield member, "holds the secret of a key: leave it out, and rotate the key"
     if any(_unfit(char) for char in reason):
         yield member, "holds a control character: write it as plain text on one line"
 

@@ -1,7 +1,8 @@
 """Errors of the admin plane as `application/problem+json` (RFC 9457).
 
 Every error has `type` (`about:blank`: the status says it all), `title`, `status` and `detail`; one about
-the control state also has the current `epoch`, as an extension.
+the control state also has the current `epoch`, as an extension. What looks like the secret of a key is
+not repeated, wherever somebody put it.
 This module does not log and does not decide what is an error.
 """
 
@@ -13,6 +14,8 @@ from http import HTTPStatus
 import msgspec
 import orjson
 from aiohttp import web
+
+from sidecar.core.keys import without_secrets
 
 
 class Problem(Exception):
@@ -37,7 +40,12 @@ class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 def problem(status: int, detail: str, members: Mapping[str, object] | None = None) -> web.Response:
     """The response for a refusal."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": without_secrets(detail),
+    }
     return web.Response(
         status=status,
         body=orjson.dumps(body | dict(members or {})),

@@ -59,7 +59,7 @@ def control_operations(given: Controls, *, wall_ms: Callable[[], int] = wall_ms)
         *keys(given.keys, changes, given.fleet),
         *overrides(changes=changes, fleet=given.fleet, state=state, config=config, wall_ms=wall_ms),
         *reset(resets=given.resets, fleet=given.fleet, config=config),
-        *fleet(members=given.fleet.members, state=state),
+        *fleet(members=given.fleet.members, epoch=changes.epoch),
         *audit(given.audit),
         *top(given.top),
     )

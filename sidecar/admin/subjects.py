@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from sidecar.admin.operations import MOST_NAMED, refused
+from sidecar.core.keys import SECRET_PREFIX
 from sidecar.core.model import Limit
 from sidecar.document import notations
 from sidecar.document.walk import shown
@@ -20,7 +21,8 @@ from sidecar.document.walk import shown
 KeyId = Annotated[
     str,
     Meta(
-        description="The public id of a key.",
+        description="The public id of a key: with `credentials.mode: opaque` as the log, `/v1/top` and "
+        "`X-Portcullis-Key` show it. Ids of the registry act once requests are checked against it.",
         examples=["k7Qm2xYc"],
         extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
     ),
@@ -28,7 +30,7 @@ KeyId = Annotated[
 TenantName = Annotated[
     str,
     Meta(
-        description="The name of a tenant.",
+        description="The name of a tenant: it acts once requests are checked against the registry.",
         examples=["acme"],
         extra_json_schema={"pattern": "^[a-z][a-z0-9_-]{0,62}$"},
     ),
@@ -132,6 +134,8 @@ class Named(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def _key_id(text: str) -> str:
+    if SECRET_PREFIX in text:
+        raise ValueError("this is a secret, not an id; now that it was shown around, rotate its key")
     if not _KEY_ID.fullmatch(text):
         raise ValueError("expected a letter or digit, then up to 63 of A-Z a-z 0-9 _ -")
     return text

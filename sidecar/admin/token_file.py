@@ -39,7 +39,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}")
 _HASH: Final = re.compile(r"sha256:([0-9A-Fa-f]{64})")
 _log = logging.getLogger("portcullis.admin")
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int, int]
 
 
 class Access(NamedTuple):
@@ -90,10 +90,8 @@ class TokenFile:
         return self._digests
 
     def _look(self) -> None:
-        # Before it is read: what changes while it is read is noticed by the next look.
-        stamp, before = _stamp(self._path), self._stamp
-        self._stamp = stamp
-        if stamp == before:
+        stamp = _stamp(self._path)  # before it is read: what changes meanwhile is noticed by the next look
+        if stamp == self._stamp:
             return
         try:
             self._digests = read_tokens(self._path)
@@ -101,6 +99,7 @@ class TokenFile:
             _log.error("the admin tokens stay as they were: %s", exc)
         else:
             _log.info("%s: %d admin tokens", self._path, len(self._digests))
+        self._stamp = stamp
 
 
 def read_tokens(path: Path) -> dict[bytes, Holder]:
@@ -151,7 +150,12 @@ def _entry(words: list[str]) -> tuple[Holder, bytes]:
         found = _HASH.fullmatch(secret)
         if found is None:
             raise ValueError("after sha256: stand 64 hexadecimal digits")
-        return Holder(name, Role(role)), bytes.fromhex(found[1])
+        digest = bytes.fromhex(found[1])
+        if digest == digest_of(""):
+            raise ValueError(
+                'this is the hash of an empty text: set TOKEN, then printf %s "$TOKEN" | sha256sum'
+            )
+        return Holder(name, Role(role)), digest
     try:
         return Holder(name, Role(role)), digest_of(usable(secret, "the token"))
     except TokenUnusable as exc:
@@ -183,9 +187,9 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """What changes when the file, or what it links to, changes. None when it is not there."""
+    """What changes when the file, its rights, or what it links to, change. None when it is not there."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size

@@ -92,7 +92,9 @@ class Tokens:
         self._file = file
 
     def accept(self, presented: str) -> Holder | None:
-        """Whose token this is, or None. Takes as long for any wrong guess of one length."""
+        """Whose token this is, or None. Takes as long for any wrong guess of one length; nothing is no token."""
+        if not presented:
+            return None
         digest = digest_of(presented)
         matches = [holder for known, holder in self._known() if hmac.compare_digest(digest, known)]
         return matches[0] if matches else None

@@ -14,6 +14,7 @@ import typer
 
 from sidecar.core.addresses import canonical_address, parse_cidr
 from sidecar.core.control import Epoch
+from sidecar.core.keys import SECRET_PREFIX, holds_secret
 
 MOST_AT_ONCE: Final = 5_000
 """Entries of one change."""
@@ -118,7 +119,7 @@ def key_path(key_id: str) -> str:
 
 def known_id(text: str, option: str) -> str:
     """A key's id. Tells a secret that was given instead by its form, and does not repeat it."""
-    if "pcs_" in text:
+    if SECRET_PREFIX in text:
         raise typer.BadParameter(
             "this is a secret, not an id; now that it stood in a command line, rotate its key",
             param_hint=option,
@@ -132,7 +133,12 @@ def known_id(text: str, option: str) -> str:
 
 
 def reason(text: str) -> str:
-    """One line for the audit."""
+    """One line for the audit. Does not repeat a secret that stands in it."""
+    if holds_secret(text):
+        raise typer.BadParameter(
+            "holds the secret of a key; now that it stood in a command line, rotate that key",
+            param_hint="--reason",
+        )
     if len(text) > LONGEST_REASON:
         raise typer.BadParameter(f"{len(text)} characters: at most {LONGEST_REASON}", param_hint="--reason")
     if not text.isprintable():

@@ -55,13 +55,7 @@ def off(
 def status(gate: Gate, *, tenant: TenantOption = None, key: KeyOption = None) -> None:
     """Say whether it is on, who turned it on, why, until when, and who passes."""
     subject = arguments.subject(tenant=tenant, key=key, optional=True)
-    answer = gate.get("/v1/attack")
-    if subject:
-        answer["subjects"] = [
-            entry
-            for entry in answer["subjects"]
-            if all(entry.get(name) == of for name, of in subject.items())
-        ]
+    answer = gate.get("/v1/attack", subject)
     tell(gate, answer, partial(_show_subject, subject=subject) if subject else _show)
 
 
@@ -108,6 +102,8 @@ def _show(answer: dict[str, Any]) -> None:
                 for entry in answer["subjects"]
             ],
         )
+    if answer["more"]:
+        say("there are more: --key or --tenant shows one of them")
 
 
 def _show_subject(answer: dict[str, Any], subject: dict[str, str]) -> None:

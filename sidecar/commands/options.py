@@ -101,8 +101,23 @@ ForOption = Annotated[
     str | None,
     typer.Option("--for", metavar="DURATION", help="Undone by itself after this: 90s, 10m, 1h, 7d."),
 ]
-TenantOption = Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="About this tenant only.")]
-KeyOption = Annotated[str | None, typer.Option("--key", metavar="ID", help="About this API key only.")]
+TenantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="NAME",
+        help="About this tenant only; acts once requests are checked against the registry (not in this version).",
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="ID",
+        help="About this key only: the id that the log, `top` and X-Portcullis-Key show (credentials.mode: opaque). "
+        "Ids of `key list` act once requests are checked against the registry (not in this version).",
+    ),
+]
 LimitOption = Annotated[
     str, typer.Option("--limit", metavar="NAME", help="The limit, by its configured name.")
 ]

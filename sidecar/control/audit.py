@@ -13,11 +13,13 @@ from typing import Final, NamedTuple
 import orjson
 
 from sidecar.control.changes import ControlStore, Space
+from sidecar.core.keys import LAST_MS
 from sidecar.store import StoreUnavailable
 
 LOOK_S: Final = 0.25
 
 _ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_LAST: Final = (1 << 64) - 1
 
 
 class AuditEntry(NamedTuple):
@@ -46,7 +48,7 @@ class Audit:
 
         With nothing new it waits up to `wait_s`. Raises ValueError for what is no id, and StoreUnavailable.
         """
-        if after is not None and not _ID.fullmatch(after):
+        if after is not None and not _is_id(after):
             raise ValueError(f"{after!r} is no id of an audit entry")
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wait_s
@@ -68,11 +70,19 @@ class Audit:
         return entries[::-1] if after is None else entries
 
 
+def _is_id(text: str) -> bool:
+    """Two numbers of 64 bits each; nothing comes after the last of them."""
+    if not _ID.fullmatch(text):
+        return False
+    time, number = map(int, text.split("-"))
+    return max(time, number) <= _LAST and (time, number) != (_LAST, _LAST)
+
+
 def _entry(entry_id: str, flat: list[bytes]) -> AuditEntry:
-    members = dict(zip(flat[::2], flat[1::2], strict=True))
     try:
+        members = dict(zip(flat[::2], flat[1::2], strict=True))
         detail = orjson.loads(members[b"what"])
-        return AuditEntry(
+        entry = AuditEntry(
             entry_id,
             int(members[b"at"]),
             str(detail.pop("actor", "")),
@@ -83,5 +93,8 @@ def _entry(entry_id: str, flat: list[bytes]) -> AuditEntry:
             int(members[b"until"]),
             detail,
         )
+        if not (0 <= entry.at_ms <= LAST_MS and 0 <= entry.until_ms <= LAST_MS):
+            raise ValueError("it could not be shown")
     except (KeyError, ValueError, TypeError, AttributeError) as exc:
         raise StoreUnavailable("response", "an entry of the audit trail is not one of ours") from exc
+    return entry

@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 import orjson
 
 from sidecar.core.control import NO_EPOCH, Delta, Entry, Epoch
+from sidecar.core.keys import LAST_MS
 from sidecar.store import StoreUnavailable, scripts
 
 MOST_FIELDS: Final = 5_000
@@ -106,6 +107,7 @@ class Changes:
     ) -> Changed:
         """Make one change. Raises Conflict and StoreUnavailable, whose outcome is unknown after a timeout.
 
+        put, delete  names without a line end, and not empty
         payload   of the fields to put
         for_ms    for how long the fields stand; else `until_ms`; 0 and 0: until they are changed
         detail    for the audit, beside actor, action, reason and fields
@@ -113,6 +115,7 @@ class Changes:
         if_value  what `raw` said of the only field
         """
         assert len(put) + len(delete) <= MOST_FIELDS, "split it before"
+        assert all(field and "\n" not in field for field in (*put, *delete)), "it would name other fields"
         what = {"actor": actor, "action": action, "reason": reason, "table": table, **_named(put, delete)}
         return await self._run(
             table,
@@ -191,12 +194,12 @@ class Changes:
             b"%d" % AUDIT_KEPT,
             again.encode(),
         ]
-        keys = [key("epoch"), key("log"), key("audit"), key("expiring"), key(table)]
+        keys = [key("epoch"), key("log"), key("audit"), key("expiring"), key(table), key("floor")]
         match await self._store.script(self._change, keys, arguments):
             case [b"ok", bytes(epoch), int(at_ms), int(until), int(added), int(removed)]:
-                return Changed(Epoch.parse(epoch.decode()), at_ms, until, added, removed)
+                return Changed(_epoch(epoch), at_ms, until, added, removed)
             case [bytes(why), bytes(epoch), int(), int(), int(), int()]:
-                raise Conflict(why.decode(), Epoch.parse(epoch.decode()))
+                raise Conflict(why.decode(), _epoch(epoch))
             case _:
                 raise StoreUnavailable("response", "the store's answer has not the shape of change's")
 
@@ -219,7 +222,8 @@ class Changes:
         """About `count` entries of a table from a cursor (at first 0) on, in no order, and the next cursor.
 
         The next cursor is 0 at the end. An entry that is there all the time comes at least once; what was
-        changed meanwhile may come or not. Raises StoreUnavailable.
+        changed meanwhile may come or not. One that has expired comes until a replica has removed it: who
+        reads asks `Entry.stands`. Raises StoreUnavailable.
         """
         said = await self._store.command(
             b"HSCAN", self._space.key(table), b"%d" % cursor, b"COUNT", b"%d" % count
@@ -227,14 +231,17 @@ class Changes:
         match said:
             case [bytes(following), list(flat)]:
                 pairs = zip(flat[::2], flat[1::2], strict=True)
-                return int(following), [(field.decode(), _entry(value)) for field, value in pairs]
+                try:
+                    return int(following), [(field.decode(), _entry(value)) for field, value in pairs]
+                except ValueError as exc:
+                    raise StoreUnavailable("response", "a field of a table is not one of ours") from exc
             case _:
                 raise StoreUnavailable("response", "the store's answer has not the shape of HSCAN's")
 
     async def epoch(self) -> Epoch:
         """The store's epoch; NO_EPOCH before the first change. Raises StoreUnavailable."""
         said = await self._store.command(b"GET", self._space.key("epoch"))
-        return Epoch.parse(said.decode()) if isinstance(said, bytes) else NO_EPOCH
+        return _epoch(said) if isinstance(said, bytes) else NO_EPOCH
 
     async def deltas(self, since: Epoch, most: int) -> list[Delta] | None:
         """The next changes after an epoch, in order, at most `most`; None when the log does not know it.
@@ -275,17 +282,30 @@ def _named(put: Sequence[str], delete: Sequence[str]) -> dict[str, object]:
     return named
 
 
+# --- what lies in the store: whatever is not as it was written raises StoreUnavailable, and nothing else ---
+
+
+def _epoch(said: bytes) -> Epoch:
+    try:
+        return Epoch.parse(said.decode())
+    except ValueError as exc:
+        raise StoreUnavailable("response", "the epoch in the store is not one of ours") from exc
+
+
 def _entry(value: bytes) -> Entry:
     try:
-        return Entry.parse(value)
+        entry = Entry.parse(value)
+        if not (0 <= entry.at_ms <= LAST_MS and 0 <= entry.until_ms <= LAST_MS):
+            raise ValueError("it could not be shown, nor waited for")
     except ValueError as exc:
         raise StoreUnavailable("response", "an entry of a control table is not one of ours") from exc
+    return entry
 
 
 def _delta(flat: list[bytes]) -> Delta:
-    members = dict(zip(flat[::2], flat[1::2], strict=True))
     try:
-        return Delta(
+        members = dict(zip(flat[::2], flat[1::2], strict=True))
+        delta = Delta(
             Epoch.parse(members[b"before"].decode()),
             Epoch.parse(members[b"epoch"].decode()),
             members[b"table"].decode(),
@@ -295,5 +315,8 @@ def _delta(flat: list[bytes]) -> Delta:
             tuple(filter(None, members[b"put"].decode().split("\n"))),
             tuple(filter(None, members[b"del"].decode().split("\n"))),
         )
+        if not (0 <= delta.at_ms <= LAST_MS and 0 <= delta.until_ms <= LAST_MS):
+            raise ValueError("it could not be shown, nor waited for")
     except (KeyError, ValueError) as exc:
         raise StoreUnavailable("response", "an entry of the log of changes is not one of ours") from exc
+    return delta

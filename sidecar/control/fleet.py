@@ -14,8 +14,8 @@ from typing import Final, Literal, NamedTuple
 
 import orjson
 
+from sidecar.control.beats import LOST_MS, SILENT_MS
 from sidecar.control.changes import ControlStore, Space
-from sidecar.control.follow import LOST_MS, SILENT_MS
 from sidecar.core.control import NO_EPOCH, Epoch
 from sidecar.store import StoreUnavailable
 
@@ -33,6 +33,7 @@ class Member(NamedTuple):
     name        the host or pod
     config      digest of the configuration in force there
     lost        silent for longer than a sign of life takes
+    stale       it keeps what it knows, because it cannot follow what the store says
     requests    decided there so far, and `refusals` of them but for attack mode's own
     counted_ms  when these were counted, by the replica's own clock; 0 when it does not say
     """
@@ -48,6 +49,7 @@ class Member(NamedTuple):
     seen_ms: int
     now_ms: int
     lost: bool
+    stale: bool
     requests: int
     refusals: int
     counted_ms: int
@@ -78,7 +80,7 @@ def says(
     config: Callable[[], str],
     totals: Callable[[], tuple[int, int]],
     clock_ms: Callable[[], float],
-) -> Callable[[Epoch], bytes]:
+) -> Callable[[Epoch, bool], bytes]:
     """What a replica says of itself with every beat.
 
     `totals` are requests and refusals so far, see `Member`; `clock_ms` is monotonic.
@@ -86,10 +88,10 @@ def says(
     gate, _, worker = replica.rpartition("/")
     fixed = {"gate": gate, "worker": int(worker), "name": name, "version": version, "started": started_ms}
 
-    def say(epoch: Epoch) -> bytes:
+    def say(epoch: Epoch, stale: bool) -> bytes:
         requests, refusals = totals()
         counted = {"requests": requests, "refusals": refusals, "counted": int(clock_ms())}
-        return orjson.dumps({**fixed, "epoch": str(epoch), "config": config(), **counted})
+        return orjson.dumps({**fixed, "epoch": str(epoch), "stale": stale, "config": config(), **counted})
 
     return say
 
@@ -121,7 +123,9 @@ class Fleet:
         says_of = dict(zip(told[::2], told[1::2], strict=True))
         found = []
         for replica, seen in zip(signs[::2], signs[1::2], strict=True):
-            member = _member(replica.decode(), int(float(seen)), now_ms, says_of.get(replica, b""))
+            if replica not in says_of:
+                continue  # it signed off between the two questions
+            member = _member(replica.decode(), int(float(seen)), now_ms, says_of[replica])
             if now_ms - member.seen_ms < LOST_MS:
                 found.append(member)
         return sorted(found)
@@ -156,7 +160,8 @@ class Fleet:
                     member.now_ms - member.seen_ms,
                 )
                 for member in members
-                if member.epoch.number < epoch.number
+                if member.stale
+                or member.epoch.number < epoch.number
                 or (member.epoch.number == epoch.number and member.epoch != epoch)
             )
             if not any(one.state == "behind" for one in missing) or loop.time() >= until_s:
@@ -187,6 +192,7 @@ def _member(replica: str, seen_ms: int, now_ms: int, told: bytes) -> Member:
         seen_ms,
         now_ms,
         now_ms - seen_ms > SILENT_MS,
+        says_.get("stale") is True,
         requests,
         refusals,
         counted_ms,

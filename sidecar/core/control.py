@@ -28,13 +28,16 @@ from heapq import heappop, heappush
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from sidecar.core.addresses import AddressSet
+from sidecar.core.layers import LayeredSet
+from sidecar.core.permits import NO_PERMITS, Permits
 
 LISTS: Final = ("deny", "allow", "exempt", "pass")
 FOLLOWED: Final = ("attack", *LISTS, "overrides")
 """The tables that every replica holds whole."""
 GLOBAL: Final = "global"
 """The field of `attack` that is about every request."""
+SLICE: Final = 1_000
+"""Fields worked on between two yields: a millisecond or two."""
 MERGE_FROM: Final = 1_000
 """Changes in a list's overlay from which new tables are worth their making."""
 
@@ -85,7 +88,7 @@ class Entry(NamedTuple):
         """The members of the payload; none for what is not an object."""
         try:
             members = json.loads(self.payload)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return members if isinstance(members, dict) else {}
 
@@ -134,13 +137,13 @@ class Control:
 
     deny, allow, exempt, passes   run-time entries alone, beside those of the configuration
     attack                        field of the table -> entry, `global` among them
-    overrides                     `<limit> key:<ID>`, `<limit> tenant:<T>` or `<limit> address:<CIDR>` -> entry
+    overrides                     `<limit> key:<ID>`, `<limit> tenant:<T>` or `<limit> address:<CIDR>` -> entry;
+                                  `permits` is the same, to be found by subject, when that is known already
     attacked                      the `key:<ID>` and `tenant:<T>` whose requests alone are refused now
     attack_on                     whether attack mode is on; None when nobody ever said
     """
 
     __slots__ = (
-        "_addresses",
         "_permits",
         "allow",
         "attack",
@@ -157,9 +160,10 @@ class Control:
         self,
         *,
         epoch: Epoch = NO_EPOCH,
-        lists: Mapping[str, AddressSet] = MappingProxyType({}),
+        lists: Mapping[str, LayeredSet] = MappingProxyType({}),
         attack: Mapping[str, Entry] = MappingProxyType({}),
         overrides: Mapping[str, Entry] = MappingProxyType({}),
+        permits: Permits | None = None,
     ) -> None:
         self.epoch = epoch
         self.deny, self.allow, self.exempt, self.passes = (lists.get(name, _NOBODY) for name in LISTS)
@@ -170,20 +174,22 @@ class Control:
         )
         said = attack.get(GLOBAL)
         self.attack_on = None if said is None else said.members().get("on") is True
-        self._permits: dict[str, int] = {}
-        self._addresses: dict[str, AddressSet] = {}
-        networks: dict[str, list[str]] = {}
-        for field, entry in overrides.items():
-            permits = entry.members().get("permits")
-            limit, _, subject = field.partition(" ")
-            if isinstance(permits, int):
-                self._permits[field] = permits
-                if subject.startswith("address:"):
-                    networks.setdefault(limit, []).append(subject.removeprefix("address:"))
-        self._addresses = {limit: AddressSet(cidrs) for limit, cidrs in networks.items()}
+        if permits is None:
+            permits = _ended(Permits.steps(overrides)) if overrides else NO_PERMITS
+        self._permits = permits
 
     @property
-    def lists(self) -> dict[str, AddressSet]:
+    def compiled(self) -> Permits:
+        """The overrides, found by subject."""
+        return self._permits
+
+    @property
+    def overridden(self) -> frozenset[str]:
+        """The names of the limits that have an override."""
+        return self._permits.limits
+
+    @property
+    def lists(self) -> dict[str, LayeredSet]:
         """The four address lists by the names of their tables."""
         return dict(zip(LISTS, (self.deny, self.allow, self.exempt, self.passes), strict=True))
 
@@ -193,19 +199,10 @@ class Control:
         Empty names are not looked for. A key's override beats its tenant's, and that the most specific
         network's around the address.
         """
-        known = self._permits
-        if not known:
-            return None
-        for kind, name in (("key", key), ("tenant", tenant)):
-            if name and (permits := known.get(f"{limit} {kind}:{name}")) is not None:
-                return permits
-        networks = self._addresses.get(limit)
-        if address and networks is not None and (cidr := networks.match(address)) is not None:
-            return known.get(f"{limit} address:{cidr}")
-        return None
+        return self._permits.find(limit, key=key, tenant=tenant, address=address)
 
 
-_NOBODY: Final = AddressSet()
+_NOBODY: Final = LayeredSet()
 EMPTY: Final = Control()
 
 
@@ -219,7 +216,8 @@ class Book:
     def __init__(self, control: Control = EMPTY) -> None:
         self.control = control
         self._untils: dict[str, dict[str, int]] = {table: {} for table in FOLLOWED}
-        self._due: list[tuple[int, str, str]] = []
+        self._due: list[tuple[int, str]] = []
+        self._ending: dict[tuple[int, str], list[str]] = {}
 
     @property
     def next_due_ms(self) -> int | None:
@@ -228,33 +226,25 @@ class Book:
 
     def apply_steps(self, deltas: Iterable[Delta], now_ms: int) -> Generator[None, None, Control]:
         """The state after the deltas, each of which follows on the one before, and the first on the current one."""
-        control = self.control
-        listed: dict[str, dict[str, bool]] = {name: {} for name in LISTS}
-        records = {"attack": dict(control.attack), "overrides": dict(control.overrides)}
-        reached = control.epoch
+        changes: dict[str, dict[str, Entry | None]] = {table: {} for table in FOLLOWED}
+        epoch = self.control.epoch
         for delta in deltas:
-            reached = delta.epoch
-            entry = Entry(delta.at_ms, delta.until_ms, delta.payload)
-            changes = [(field, None) for field in delta.delete], [(field, entry) for field in delta.put]
-            for field, put in (*changes[0], *changes[1]):
-                if delta.table in listed:
-                    listed[delta.table][field] = put is not None and put.stands(now_ms)
-                elif delta.table in records:
-                    _put(records[delta.table], delta.table, field, put, now_ms)
-                else:
-                    break
-                self._note(delta.table, field, put)
+            epoch = delta.epoch
+            if delta.table in changes:
+                changes[delta.table] |= dict.fromkeys(delta.delete)
+                changes[delta.table] |= dict.fromkeys(
+                    delta.put, Entry(delta.at_ms, delta.until_ms, delta.payload)
+                )
             yield
-        lists = control.lists
-        for name, changes_ in listed.items():
-            if changes_:
-                lists[name] = yield from lists[name].changed_steps(changes_)
-        return self._become(reached, lists, records)
+        yield from self._change_steps(epoch, changes, now_ms)
+        for table, changed in changes.items():
+            yield from self._note_steps(table, changed)
+        return self.control
 
     def replace_steps(
         self,
         epoch: Epoch,
-        lists: Mapping[str, AddressSet],
+        lists: Mapping[str, LayeredSet],
         tables: Mapping[str, Mapping[str, Entry]],
         now_ms: int,
     ) -> Generator[None, None, Control]:
@@ -266,82 +256,136 @@ class Book:
         records: dict[str, dict[str, Entry]] = {}
         for table in ("attack", "overrides"):
             records[table] = {}
-            for field, entry in tables.get(table, {}).items():
+            for number, (field, entry) in enumerate(tables.get(table, {}).items(), start=1):
                 _put(records[table], table, field, entry, now_ms)
-        if GLOBAL not in records["attack"] and GLOBAL in self.control.attack:
-            records["attack"][GLOBAL] = self.control.attack[GLOBAL]
+                if number % SLICE == 0:
+                    yield
+        if (mine := kept_attack(self.control, tables.get("attack", {}))) is not None:
+            records["attack"][GLOBAL] = mine
+        permits = yield from Permits.steps(records["overrides"])
         for table, entries in records.items():
-            for field, entry in entries.items():
-                self._note(table, field, entry)
-        yield
-        return self._become(epoch, lists, records)
+            yield from self._note_steps(table, entries)
+        self.control = Control(
+            epoch=epoch,
+            lists=lists,
+            attack=records["attack"],
+            overrides=records["overrides"],
+            permits=permits,
+        )
+        return self.control
 
     def remember(self, table: str, field: str, until_ms: int) -> None:
         """That an entry of a list expires."""
         if until_ms:
             self._untils[table][field] = until_ms
-            heappush(self._due, (until_ms, table, field))
+            moment = (until_ms, table)
+            if moment in self._ending:
+                self._ending[moment].append(field)
+            else:
+                self._ending[moment] = [field]
+                heappush(self._due, moment)
 
     def expire_steps(self, now_ms: int) -> Generator[None, None, Control]:
         """The state without what has expired; the same one when nothing has."""
-        control = self.control
-        listed: dict[str, dict[str, bool]] = {name: {} for name in LISTS}
-        records = {"attack": dict(control.attack), "overrides": dict(control.overrides)}
-        expired = 0
+        expired: dict[str, dict[str, Entry | None]] = {table: {} for table in FOLLOWED}
         while self._due and self._due[0][0] <= now_ms:
-            until_ms, table, field = heappop(self._due)
-            if self._untils[table].get(field) != until_ms:
-                continue  # it was changed meanwhile
-            expired += 1
-            if table in listed:
-                listed[table][field] = False
-            else:
-                del self._untils[table][field]
-                _put(records[table], table, field, records[table].get(field), now_ms)
-            if expired % 1_000 == 0:
-                yield
-        if not expired:
-            return control
-        lists = control.lists
-        for name, changes in listed.items():
-            if changes:
-                lists[name] = yield from lists[name].changed_steps(changes)
-        control = self._become(control.epoch, lists, records)
-        for name, changes in listed.items():  # not before: somebody may be writing down what is in force
-            for number, field in enumerate(changes, start=1):
-                del self._untils[name][field]
-                if number % 1_000 == 0:
+            until_ms, table = moment = heappop(self._due)
+            untils = self._untils[table]
+            for number, field in enumerate(self._ending.pop(moment), start=1):
+                if untils.get(field) == until_ms:  # else it was changed meanwhile
+                    expired[table][field] = self.control.attack.get(field) if table == "attack" else None
+                if number % SLICE == 0:
                     yield
-        return control
+        if any(expired.values()):
+            yield from self._change_steps(self.control.epoch, expired, now_ms)
+            for table, fields in expired.items():  # not before: somebody may be writing down what is in force
+                yield from self._note_steps(table, dict.fromkeys(fields))
+        return self.control
 
     def tidy_steps(self) -> Generator[None, None, Control]:
-        """The same state with lists that are quicker to look up, where there is something to gain."""
+        """The same state with lists that are quicker to look up, where there is something to gain.
+
+        For quiet times: takes seconds for a million. Nothing else may be changed meanwhile: abandon it first,
+        which does no harm.
+        """
         control = self.control
         lists = control.lists
-        ripe = [name for name, addresses in lists.items() if addresses.pending >= MERGE_FROM]
+        ripe = [name for name, each in lists.items() if len(each.layers) > 1 or each.pending >= MERGE_FROM]
         if not ripe:
             return control
         for name in ripe:
-            lists[name] = yield from lists[name].merge_steps()
-        return self._become(control.epoch, lists, {"attack": control.attack, "overrides": control.overrides})
+            lists[name] = yield from lists[name].merged_steps()
+        self.control = Control(
+            epoch=control.epoch,
+            lists=lists,
+            attack=control.attack,
+            overrides=control.overrides,
+            permits=control.compiled,
+        )
+        return self.control
 
     def expiring(self, table: str) -> Mapping[str, int]:
         """The entries of a list that expire, and when."""
         return MappingProxyType(self._untils[table])
 
-    def _become(
-        self, epoch: Epoch, lists: Mapping[str, AddressSet], records: Mapping[str, Mapping[str, Entry]]
-    ) -> Control:
-        self.control = Control(
-            epoch=epoch, lists=lists, attack=records["attack"], overrides=records["overrides"]
-        )
-        return self.control
+    def _change_steps(
+        self, epoch: Epoch, changes: Mapping[str, Mapping[str, Entry | None]], now_ms: int
+    ) -> Generator[None, None, None]:
+        """Make the state with these fields changed, None for those that go, the one in force."""
+        control = self.control
+        lists = control.lists
+        for name in LISTS:
+            if changes[name]:
+                listed: dict[str, bool] = {}
+                for number, (cidr, entry) in enumerate(changes[name].items(), start=1):
+                    listed[cidr] = entry is not None and entry.stands(now_ms)
+                    if number % SLICE == 0:
+                        yield
+                lists[name] = yield from lists[name].changed_steps(listed)
+        attack, overrides, permits = control.attack, control.overrides, control.compiled
+        if changes["attack"]:
+            attack = _changed(attack, "attack", changes["attack"], now_ms)
+        if changes["overrides"]:
+            overrides = _changed(overrides, "overrides", changes["overrides"], now_ms)
+            permits = permits.with_changes({field: overrides.get(field) for field in changes["overrides"]})
+        self.control = Control(epoch=epoch, lists=lists, attack=attack, overrides=overrides, permits=permits)
 
-    def _note(self, table: str, field: str, entry: Entry | None) -> None:
-        if entry is not None and entry.until_ms:
-            self.remember(table, field, entry.until_ms)
-        else:
-            self._untils[table].pop(field, None)
+    def _note_steps(self, table: str, changes: Mapping[str, Entry | None]) -> Generator[None, None, None]:
+        """Remember when these entries expire, or that they do not."""
+        untils = self._untils[table]
+        for number, (field, entry) in enumerate(changes.items(), start=1):
+            if entry is not None and entry.until_ms:
+                self.remember(table, field, entry.until_ms)
+            else:
+                untils.pop(field, None)
+            if number % SLICE == 0:
+                yield
+
+
+def kept_attack(control: Control, table: Mapping[str, Entry]) -> Entry | None:
+    """What this process knows of attack mode, where a table that was read whole knows less: nothing, or only
+    what was said before. Such a table is of a store that lost its data; attack mode is not unlearned from it."""
+    mine, theirs = control.attack.get(GLOBAL), table.get(GLOBAL)
+    return mine if mine is not None and (theirs is None or theirs.at_ms < mine.at_ms) else None
+
+
+def _changed(
+    entries: Mapping[str, Entry], table: str, changes: Mapping[str, Entry | None], now_ms: int
+) -> dict[str, Entry]:
+    changed = dict(entries)
+    for field, entry in changes.items():
+        _put(changed, table, field, entry, now_ms)
+    return changed
+
+
+def _ended(steps: Generator[None, None, Permits]) -> Permits:
+    """Run steps where blocking does no harm."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            permits: Permits = ended.value
+            return permits
 
 
 def _put(entries: dict[str, Entry], table: str, field: str, entry: Entry | None, now_ms: int) -> None:

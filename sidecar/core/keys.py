@@ -55,6 +55,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _SCOPE: Final = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _SECRET: Final = re.compile(rf"(?={SECRET_PREFIX}([A-Za-z0-9_-]{{48}}))")
+_LIKE_SECRET: Final = re.compile(rf"{SECRET_PREFIX}[A-Za-z0-9_-]+")
 _SHOWN: Final = 60
 
 
@@ -215,6 +216,15 @@ def holds_secret(text: str) -> bool:
     (True, False)
     """
     return SECRET_PREFIX in text and any(_is_whole(found[1]) for found in _SECRET.finditer(text))
+
+
+def without_secrets(text: str) -> str:
+    """The text with nothing left of what is written like a secret, be it cut off or none.
+
+    >>> without_secrets("no key `pcs_AAAA`")
+    'no key `pcs_***`'
+    """
+    return _LIKE_SECRET.sub(f"{SECRET_PREFIX}***", text)
 
 
 def hash_secret(secret: bytes, hash_key: bytes) -> str:

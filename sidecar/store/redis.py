@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from struct import pack
@@ -55,7 +55,7 @@ class RedisStore:
         key: Path | None = None,
     ) -> None:
         self._take = scripts.read("take")
-        self._patience_s = patience_s
+        self.patience_s: Final = patience_s
         self._connection = connection_to(url, patience_s=patience_s, ca=ca, cert=cert, key=key)
 
     async def take(self, asks: Sequence[tuple[bytes, Ask]]) -> Iterable[GrantRow]:
@@ -99,7 +99,7 @@ class RedisStore:
         connection = self._connection
         sure = False
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self.patience_s):
                 if _hung_up(connection):
                     await connection.disconnect(nowait=True)
                 await connection.send_packed_command(
@@ -112,7 +112,7 @@ class RedisStore:
             sure = True
             raise
         except TimeoutError as exc:
-            raise StoreUnavailable("timeout", f"no answer within {self._patience_s:g} s") from exc
+            raise StoreUnavailable("timeout", f"no answer within {self.patience_s:g} s") from exc
         except OSError as exc:
             raise StoreUnavailable("connection", str(exc)) from exc
         finally:
@@ -156,7 +156,11 @@ class RedisSubscription:
 
 
 class SharedStore:
-    """A store that many may ask at once: one after the other."""
+    """A store that many may ask at once: one after the other.
+
+    While the store hangs, each of them waits for its turn once as long as for an answer, and no longer:
+    their number adds nothing.
+    """
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
@@ -164,16 +168,30 @@ class SharedStore:
 
     async def script(self, script: scripts.Script, keys: list[bytes], arguments: list[bytes]) -> object:
         """As RedisStore does."""
-        async with self._turn:
+        async with self._in_turn():
             return await self._store.script(script, keys, arguments)
 
     async def command(self, *words: bytes) -> object:
         """As RedisStore does."""
-        async with self._turn:
+        async with self._in_turn():
             return await self._store.command(*words)
 
     async def close(self) -> None:
         await self._store.close()
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        patience_s = self._store.patience_s
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._turn.acquire()
+        except TimeoutError as exc:
+            why = f"others wait for its answer, for {patience_s:g} s and more, so nothing was sent"
+            raise StoreUnavailable("connection", why) from exc
+        try:
+            yield
+        finally:
+            self._turn.release()
 
 
 def connection_to(

@@ -29,6 +29,7 @@ from sidecar.control.reset import ResetDone
 from sidecar.control.top import TopAnswer
 from sidecar.core.addresses import AddressSet
 from sidecar.core.control import EMPTY, LISTS, Control, Entry, Epoch
+from sidecar.core.layers import LayeredSet
 from sidecar.core.model import Limit
 from sidecar.core.sketch import By
 from sidecar.store.redis import RedisStore, SharedStore
@@ -115,7 +116,7 @@ class Plane:
         tables = {table: await self.table(table) for table in (*LISTS, "attack", "overrides")}
         self.state = Control(
             epoch=epoch,
-            lists={name: AddressSet(tables[name]) for name in LISTS},
+            lists={name: LayeredSet([AddressSet(tables[name])]) for name in LISTS},
             attack=tables["attack"],
             overrides=tables["overrides"],
         )
@@ -143,11 +144,13 @@ class Plane:
         self.forgotten.append((limit.name, kind, value))
         return ResetDone(changed, 3)
 
-    async def fleet_says(self, replica: str, epoch: Epoch, *, silent_ms: int = 0, config: str = "c1") -> None:
+    async def fleet_says(
+        self, replica: str, epoch: Epoch, *, silent_ms: int = 0, config: str = "c1", stale: bool = False
+    ) -> None:
         """A replica's beat, as it would have made it so long ago."""
         gate, _, worker = replica.rpartition("/")
         told: dict[str, object] = {"gate": gate, "worker": int(worker), "name": "host", "version": "0.1.0"}
-        told |= {"started": 1_795_323_600_000, "epoch": str(epoch), "config": config}
+        told |= {"started": 1_795_323_600_000, "epoch": str(epoch), "stale": stale, "config": config}
         space = Space(PREFIX)
         seen = b"%d" % (now_ms() - silent_ms)
         await self.store.command(b"ZADD", space.key("replicas"), seen, replica.encode())

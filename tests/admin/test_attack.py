@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
+from sidecar.admin.attack import MOST_SHOWN, MOST_SUBJECTS
 from sidecar.admin.tokens import Role
-from tests.admin.control_plane import control_plane
+from sidecar.control.changes import MOST_FIELDS
+from sidecar.core.keys import secret_of
+from tests.admin.control_plane import Plane, control_plane
 from tests.stores import StoreServer
+
+SECRET = secret_of(bytes(range(32)))
 
 
 def test_before_anybody_said_anything_the_configuration_speaks(valkey: StoreServer) -> None:
@@ -23,6 +28,7 @@ def test_before_anybody_said_anything_the_configuration_speaks(valkey: StoreServ
                 "known": False,
                 "global": None,
                 "subjects": [],
+                "more": False,
                 "pass": {"configuration": [], "run_time": 0},
             }
 
@@ -93,6 +99,8 @@ def test_off_is_kept_for_everybody_and_removes_the_entry_of_one(valkey: StoreSer
         ({"on": True, "tenant": ""}, "tenant: "),
         ({"on": True, "key": "a b"}, "key: "),
         ({"on": True, "key": "k1\n"}, "key: "),
+        ({"on": True, "key": SECRET}, "key: "),
+        ({"on": True, "reason": f"revoked {SECRET}"}, "reason: "),
         ({"on": True, "address": "192.0.2.1"}, "`address`"),
         ({"on": True, "reason": "\u0007"}, "reason: "),
         ({"on": False, "tenant": "acme", "for": "1h"}, "for: "),
@@ -105,6 +113,59 @@ def test_it_refuses_and_changes_nothing(valkey: StoreServer, body: object, says:
 
             assert answer.is_problem(400)
             assert says in str(answer.json["detail"])
+            assert SECRET not in answer.text
             assert await plane.store.command(b"DBSIZE") == 0
+
+    asyncio.run(scenario())
+
+
+async def under_attack(plane: Plane, count: int) -> None:
+    """So many tenants, told as they would be one by one."""
+    for first in range(0, count, MOST_FIELDS):
+        names = [f"tenant:t{number:05}" for number in range(first, min(count, first + MOST_FIELDS))]
+        await plane.changes.change(
+            "attack", put=names, payload={"on": True}, actor="anna", action="attack.on"
+        )
+    await plane.follow()
+
+
+def test_it_shows_no_more_than_it_may_and_any_one_that_is_named(valkey: StoreServer) -> None:
+    async def scenario() -> None:
+        async with control_plane(valkey) as plane:
+            await under_attack(plane, MOST_SHOWN)
+            all_ = await plane.ask("GET", "/v1/attack")
+            await plane.ask("PUT", "/v1/attack", {"on": True, "tenant": "z"})
+            first = await plane.ask("GET", "/v1/attack")
+            last: Any = (await plane.ask("GET", "/v1/attack?tenant=z")).json
+            nobody: Any = (await plane.ask("GET", "/v1/attack?key=z")).json
+            both = await plane.ask("GET", "/v1/attack?key=z&tenant=z")
+
+            names = [f"t{number:05}" for number in range(MOST_SHOWN)]
+            for answer, more in ((all_, False), (first, True)):
+                subjects: Any = answer.json["subjects"]
+                assert [one["tenant"] for one in subjects] == names
+                assert answer.json["more"] is more
+            assert ([one["tenant"] for one in last["subjects"]], last["more"]) == (["z"], False)
+            assert (nobody["subjects"], nobody["more"]) == ([], False)
+            assert both.is_problem(400)
+
+    asyncio.run(scenario())
+
+
+def test_it_takes_no_more_subjects_than_replicas_are_to_hold(valkey: StoreServer) -> None:
+    async def scenario() -> None:
+        async with control_plane(valkey) as plane:
+            await plane.ask("PUT", "/v1/attack", {"on": False})
+            await under_attack(plane, MOST_SUBJECTS)
+
+            one_more = await plane.ask("PUT", "/v1/attack", {"on": True, "tenant": "z"})
+            again = await plane.ask("PUT", "/v1/attack", {"on": True, "tenant": "t00001"})
+            everybody = await plane.ask("PUT", "/v1/attack", {"on": True})
+            off = await plane.ask("PUT", "/v1/attack", {"on": False, "tenant": "t00001"})
+            instead = await plane.ask("PUT", "/v1/attack", {"on": True, "tenant": "z"})
+
+            assert one_more.is_problem(409)
+            assert "switch it off for some" in str(one_more.json["detail"])
+            assert (again.status, everybody.status, off.status, instead.status) == (200, 200, 200, 200)
 
     asyncio.run(scenario())

@@ -73,7 +73,18 @@ def test_of_nothing_it_tells_nothing(valkey: StoreServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["after=x", "after=1", "after=99999999999999999999-0", "limit=0", "limit=1001", "wait=61"]
+    "query",
+    [
+        "after=x",
+        "after=1",
+        "after=5-0%0A",
+        "after=18446744073709551616-0",
+        "after=0-99999999999999999999",
+        "after=18446744073709551615-18446744073709551615",
+        "limit=0",
+        "limit=1001",
+        "wait=61",
+    ],
 )
 def test_it_refuses_what_it_cannot_read(valkey: StoreServer, query: str) -> None:
     async def scenario() -> None:

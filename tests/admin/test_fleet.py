@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from sidecar.admin.tokens import Role
 from sidecar.core.control import NO_EPOCH
@@ -39,16 +39,38 @@ def test_it_shows_each_replica_and_how_far_it_is(valkey: StoreServer) -> None:
     asyncio.run(scenario())
 
 
-def test_one_that_is_ahead_of_this_gate_says_which_epoch_is_current(valkey: StoreServer) -> None:
+def test_the_store_says_which_epoch_is_current_whatever_this_gate_knows(valkey: StoreServer) -> None:
     async def scenario() -> None:
         async with control_plane(valkey) as plane:
-            ahead = NO_EPOCH._replace(number=9)
-            await plane.fleet_says("g1/0", ahead)
+            changed = await plane.changes.change("attack", put=["global"], actor="anna", action="attack.on")
+            await plane.fleet_says("g1/0", plane.state.epoch)
 
             answer = await plane.ask("GET", "/v1/fleet")
+            (replica,) = cast("list[dict[str, object]]", answer.json["replicas"])
 
-            assert answer.json["epoch"] == str(ahead)
-            assert answer.headers["ETag"] == f'"{ahead}"'
+            assert plane.state.epoch == NO_EPOCH, "this gate cannot follow"
+            assert answer.json["epoch"] == str(changed.epoch)
+            assert answer.headers["ETag"] == f'"{changed.epoch}"'
+            assert (replica["state"], replica["behind"]) == ("behind", 1)
+
+    asyncio.run(scenario())
+
+
+def test_who_keeps_another_state_than_the_stores_is_behind(valkey: StoreServer) -> None:
+    async def scenario() -> None:
+        async with control_plane(valkey) as plane:
+            changed = await plane.changes.change("attack", put=["global"], actor="anna", action="attack.on")
+            await plane.fleet_says("g1/0", changed.epoch)
+            await plane.fleet_says("g1/1", changed.epoch, stale=True)
+            await plane.fleet_says("g2/0", NO_EPOCH._replace(number=9))
+
+            replicas: Any = (await plane.ask("GET", "/v1/fleet")).json["replicas"]
+
+            assert [(one["replica"], one["state"], one["behind"]) for one in replicas] == [
+                ("g1/0", "current", 0),
+                ("g1/1", "behind", 0),
+                ("g2/0", "behind", 0),
+            ]
 
     asyncio.run(scenario())
 

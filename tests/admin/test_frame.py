@@ -21,18 +21,21 @@ from sidecar.admin.operations import (
     Operation,
     Operations,
     Reason,
+    matching,
     reason_problems,
 )
 from sidecar.admin.tokens import Role, Tokens
 from sidecar.control.changes import Changed, Conflict
 from sidecar.control.fleet import Confirmed, Missing
 from sidecar.core.control import Epoch
+from sidecar.core.keys import secret_of
 from sidecar.store import StoreUnavailable
 from tests.admin import plane
 from tests.admin.plane import AUTHORIZED, SECRET, Client, Gate, served
 
 EPOCH = Epoch(58, "9f86d081884c7d65")
 OLDER = Epoch(57, "00c0ffee00c0ffee")
+SECRET_OF_A_KEY = secret_of(bytes(range(32)))
 
 
 class Rename(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,7 +50,7 @@ class Rename(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    id: Annotated[str, Meta(pattern="^[a-z]+$")]
+    id: Annotated[str, matching("[a-z]+")]
     loud: bool = False
 
 
@@ -63,6 +66,7 @@ class Things:
         self.fails: Exception | None = None
         self.fleet_fails: Exception | None = None
         self.missing: tuple[Missing, ...] = ()
+        self.settles = True
         self.settled_at: list[Epoch] = []
         self.waited: list[float] = []
 
@@ -70,7 +74,7 @@ class Things:
         self.settled_at.append(epoch)
         if self.fleet_fails is not None:
             raise self.fleet_fails
-        return True
+        return self.settles
 
     async def confirm(self, epoch: Epoch, wait_s: float) -> Confirmed:
         self.waited.append(wait_s)
@@ -194,6 +198,31 @@ def test_with_wait_it_says_who_is_missing() -> None:
     assert things.waited == [2.5]
 
 
+@pytest.mark.parametrize("query", ["", "?wait=2.5"])
+def test_a_change_that_its_own_gate_has_not_applied_is_told_as_unfinished(query: str) -> None:
+    things = Things()
+    things.settles = False
+    things.missing = (Missing("g/1", "behind", OLDER, 300),)
+
+    answer = renamed(things, query)
+
+    assert answer.is_problem(504)
+    assert "was made, but this gate has not applied it" in str(answer.json["detail"])
+    assert "/v1/fleet" in str(answer.json["detail"])
+    assert answer.json["epoch"] == str(EPOCH)
+    assert len(things.calls) == 1
+
+
+def test_a_change_that_arrived_everywhere_while_it_waited_is_done() -> None:
+    things = Things()
+    things.settles = False
+
+    answer = renamed(things, "?wait=2.5")
+
+    assert answer.status == 200
+    assert answer.json["confirmed"] == {"everywhere": True, "replicas": 3, "missing": []}
+
+
 @pytest.mark.parametrize("wait", ["0", "60"])
 def test_it_waits_from_not_at_all_to_a_minute(wait: str) -> None:
     answer = renamed(Things(), f"?wait={wait}")
@@ -239,6 +268,10 @@ def test_other_methods_are_refused_with_those_there_are() -> None:
         (b'{"name": "x", "reason": "\\u001b[2J"}', "reason: holds a control character"),
         (b'{"name": "x", "reason": "\\u202egpj"}', "reason: holds a control character"),
         (b'{"name": "both"}', "name: is two; name: is too many."),
+        (
+            b'{"name": "x", "reason": "leaked %s"}' % SECRET_OF_A_KEY.encode(),
+            "reason: holds the secret of a key",
+        ),
     ],
 )
 def test_a_bad_body_is_refused_with_the_member_and_the_reason(body: bytes, says: str) -> None:
@@ -251,10 +284,25 @@ def test_a_bad_body_is_refused_with_the_member_and_the_reason(body: bytes, says:
     assert things.calls == []
 
 
+@pytest.mark.parametrize("secret", [SECRET_OF_A_KEY, SECRET_OF_A_KEY[:30]])
+def test_a_refusal_does_not_repeat_a_secret_wherever_it_stood(secret: str) -> None:
+    things = Things()
+
+    for answer in (
+        renamed(things, body=b'{"name": "x", "%s": 1}' % secret.encode()),
+        renamed(things, f"?{secret}=1"),
+        asked(things, "PUT", f"/v1/things/{secret}", b'{"name": "x"}'),
+    ):
+        assert answer.status in {400, 404}
+        assert secret not in answer.text
+    assert things.calls == []
+
+
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
         ("/v1/things/A", 404, "id"),
+        ("/v1/things/a%0A", 404, "id"),
         ("/v1/things/", 404, ""),
         ("/v1/things/a/b", 404, ""),
         ("/v1/things/a?loud=perhaps", 400, "loud"),

@@ -212,6 +212,32 @@ def test_a_key_that_is_not_there_is_not_found(
     on(valkey, scenario)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/keys/{}", None),
+        ("PATCH", "/v1/keys/{}", {"enabled": False}),
+        ("DELETE", "/v1/keys/{}", None),
+        ("POST", "/v1/keys/{}/rotate", {}),
+    ],
+)
+def test_neither_a_secret_nor_an_id_with_a_line_end_is_one(
+    valkey: StoreServer, method: str, path: str, body: object
+) -> None:
+    async def scenario(plane: Plane) -> None:
+        issued = await made(plane, id="billing")
+        before = await plane.audit.read(None, 10)
+
+        for wrong in (issued["secret"], issued["secret"][:40], "billing%0A"):
+            answer = await plane.ask(method, path.format(wrong), body)
+            assert answer.is_problem(404)
+            assert wrong not in answer.text
+        assert list(await plane.table("keys")) == ["billing"]
+        assert await plane.audit.read(None, 10) == before
+
+    on(valkey, scenario)
+
+
 def test_an_id_is_given_once(valkey: StoreServer) -> None:
     async def scenario(plane: Plane) -> None:
         await made(plane, id="billing")

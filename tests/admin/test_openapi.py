@@ -141,6 +141,8 @@ def _try(plane: str, method: str, path: str, mode: GenerationMode, checks: list[
         if mode is GenerationMode.POSITIVE and "wait" in (case.query or {}):
             case.query["wait"] = 0  # nothing happens that could be waited for
         response = case.call(base_url=plane, headers=AUTHORIZED)
-        case.validate_response(response, checks=checks)
+        refused_unread = response.status_code == 413  # which the check does not know for a refusal
+        asked = [check for check in checks if not (refused_unread and check is negative_data_rejection)]
+        case.validate_response(response, checks=asked)
 
     run()

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from sidecar.admin.tokens import Role
+from sidecar.core.keys import secret_of
 from tests.admin.control_plane import control_plane
 from tests.stores import StoreServer
+
+SECRET = secret_of(bytes(range(32)))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,9 @@ def test_one_of_a_limit_that_has_gone_can_still_be_unset(valkey: StoreServer) ->
         ({"limit": "per-key", "permits": 1_000_000_001, "key": "k1"}, "$.permits"),
         ({"limit": "per-key", "permits": 1.5, "key": "k1"}, "$.permits"),
         ({"limit": "per-key", "permits": 1, "key": "k 1"}, "key: "),
+        ({"limit": "per-key", "permits": 1, "key": SECRET}, "key: "),
+        ({"limit": SECRET, "permits": 1, "key": "k1"}, "limit: "),
+        ({"limit": "per-key", "permits": 1, "key": "k1", "reason": SECRET}, "reason: "),
         ({"limit": "per-key", "permits": 1, "key": "k1", "for": "1y"}, "for: "),
         ({"limit": "per-key", "key": "k1"}, "`permits`"),
     ],

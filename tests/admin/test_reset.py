@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from sidecar.admin.tokens import Role
+from sidecar.core.keys import secret_of
 from tests.admin.control_plane import control_plane
 from tests.stores import StoreServer
 
@@ -50,6 +51,7 @@ def test_it_tells_whom_to_forget_as_limits_count_them(
         ({"limit": "per-ip"}, "key, tenant or address: expected exactly one"),
         ({"limit": "per-kay", "key": "k1"}, "it has per-ip, per-key, everything"),
         ({"limit": "per-ip", "key": "k1"}, "key: the limit per-ip does not count it"),
+        ({"limit": "per-key", "key": secret_of(bytes(32))}, "key: "),
         ({"limit": "per-ip", "address": "192.0.2.0/24"}, "address: "),
         ({"limit": "per-ip", "address": "2001:db8::/48"}, "address: "),
         ({"limit": "per-ip", "address": "2001:db8::/127"}, "address: "),

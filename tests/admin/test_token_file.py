@@ -98,6 +98,10 @@ def test_without_a_file_there_is_one_token(tmp_path: Path) -> None:
         (f"alice admin {'x' * 1025}", "visible ASCII"),
         ("alice admin sha256:SECRET", "64 hexadecimal digits"),
         (f"alice admin sha256:{HASH}0", "64 hexadecimal digits"),
+        (
+            f"alice admin sha256:{hashlib.sha256(b'').hexdigest()}",
+            "the hash of an empty text: set TOKEN, then",
+        ),
         ("first viewer SECRET", "another role above"),
         ("alice admin first-token", "the token of first again"),
         (f"alice admin sha256:{hashlib.sha256(b'first-token').hexdigest()}", "the token of first again"),
@@ -209,6 +213,19 @@ def test_a_bad_change_leaves_what_was_and_is_told_once(
     written(path, "alice admin third\n")
     clock.now_s += LOOK_S
     assert access.tokens.accept("third")
+
+
+def test_rights_that_were_put_right_are_noticed(tmp_path: Path) -> None:
+    access, path, clock = opened(tmp_path, "alice admin first\n")
+
+    written(path, "alice admin second\n", 0o602)
+    clock.now_s += LOOK_S
+    assert access.tokens.accept("second") is None, "anybody may write it"
+
+    path.chmod(0o600)
+    clock.now_s += LOOK_S
+    assert access.tokens.accept("second")
+    assert access.tokens.accept("first") is None
 
 
 def test_no_secret_stays_in_memory_or_is_printed(tmp_path: Path) -> None:

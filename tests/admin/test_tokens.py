@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from sidecar.admin.tokens import FILE_NAME, Token, Tokens, TokenUnusable, admin_token, read_token
+from sidecar.admin.tokens import (
+    FILE_NAME,
+    Holder,
+    Role,
+    Token,
+    Tokens,
+    TokenUnusable,
+    admin_token,
+    digest_of,
+    read_token,
+)
 
 
 def test_it_accepts_each_of_its_tokens_and_nothing_else() -> None:
@@ -22,6 +33,14 @@ def test_it_accepts_each_of_its_tokens_and_nothing_else() -> None:
 
 def test_it_accepts_nothing_without_tokens() -> None:
     assert not Tokens([]).accept("")
+
+
+def test_nothing_is_no_token_even_where_somebody_hashed_it() -> None:
+    class Hashed:
+        def digests(self) -> Mapping[bytes, Holder]:
+            return {digest_of(""): Holder("nobody", Role.ADMIN)}
+
+    assert Tokens([""], Hashed()).accept("") is None
 
 
 def test_it_does_not_keep_the_secret() -> None:

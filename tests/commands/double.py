@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple
@@ -109,7 +109,7 @@ class Double:
         """Status and document. Raises Refused."""
         match asked.method, *asked.path.removeprefix("/v1/").split("/"):
             case "GET", "attack":
-                return 200, self._attack()
+                return 200, self._attack(asked.query)
             case "PUT", "attack":
                 return self._change(asked, role, "operator", self._switch)
             case "GET", "addresses", name if name in self.lists:
@@ -176,14 +176,17 @@ class Double:
 
     # --- attack mode, addresses ---------------------------------------------------
 
-    def _attack(self) -> dict[str, Any]:
+    def _attack(self, query: Mapping[str, str]) -> dict[str, Any]:
+        subjects = [entry for name, entry in self.attack.items() if name != "global"]
+        subjects = [entry for entry in subjects if query.items() <= entry.items()]
         said = self.attack.get("global")
         return {
             "epoch": self.epoch,
             "on": said is not None and said["on"],
             "known": said is not None,
             "global": said,
-            "subjects": [entry for name, entry in self.attack.items() if name != "global"],
+            "subjects": subjects[: self.page],
+            "more": len(subjects) > self.page,
             "pass": {"configuration": self.configured["pass"], "run_time": len(self.lists["pass"])},
         }
 

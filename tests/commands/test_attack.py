@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from sidecar.core.keys import secret_of
 from tests.commands.conftest import Run
 from tests.commands.double import Double
 
@@ -119,6 +120,16 @@ def test_status_tells_of_one_subject(run: Run) -> None:
     assert [entry["key"] for entry in told["subjects"]] == ["k_1"]
 
 
+def test_status_says_when_there_are_more_than_it_shows(double: Double, run: Run) -> None:
+    for number in range(3):
+        run("attack", "on", "--key", f"k_{number}")
+    double.page = 2
+
+    assert "there are more: --key or --tenant shows one" in run("attack", "status").stdout
+    assert "there are more" not in run("attack", "status", "--key", "k_2").stdout
+    assert double.asked[-1].query == {"key": "k_2"}
+
+
 # --- usage --------------------------------------------------------------------------
 
 
@@ -156,4 +167,25 @@ def test_it_does_not_repeat_a_secret_that_was_given_as_an_id(double: Double, run
     assert result.exit_code == 2
     assert "s3cret" not in result.output
     assert "rotate its key" in " ".join(result.output.split())
+    assert double.asked == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["attack", "on"],
+        ["address", "add", "deny", "192.0.2.1"],
+        ["override", "set", "--limit", "l", "--key", "k_1", "--permits", "1"],
+        ["reset", "--limit", "l", "--key", "k_1"],
+    ],
+    ids=" ".join,
+)
+def test_it_takes_no_secret_for_a_reason(double: Double, run: Run, command: list[str]) -> None:
+    secret = secret_of(bytes(range(32)))
+
+    result = run(*command, "--reason", f"revoked {secret}")
+
+    assert result.exit_code == 2
+    assert secret not in result.output
+    assert "rotate that key" in " ".join(result.output.split())
     assert double.asked == []

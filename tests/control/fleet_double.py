@@ -10,8 +10,9 @@ from typing import Self, TypeVar
 
 import redis
 
+from sidecar.control.beats import Follows
 from sidecar.control.changes import Changed, Changes, ControlStore
-from sidecar.control.follow import Follower, Follows, News
+from sidecar.control.follow import Follower, News
 from sidecar.core.control import EMPTY, LISTS, Book, Control, Epoch
 from sidecar.store import StoreUnavailable, scripts
 from sidecar.store.redis import RedisStore, RedisSubscription, SharedStore
@@ -23,6 +24,25 @@ T = TypeVar("T")
 PATIENCE_S = 5.0
 
 
+class InTurn:
+    """A store that several tasks may ask: one after the other, however long each takes."""
+
+    def __init__(self, store: ControlStore) -> None:
+        self._store = store
+        self._turn = asyncio.Lock()
+
+    async def script(self, script: scripts.Script, keys: list[bytes], arguments: list[bytes]) -> object:
+        async with self._turn:
+            return await self._store.script(script, keys, arguments)
+
+    async def command(self, *words: bytes) -> object:
+        async with self._turn:
+            return await self._store.command(*words)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
 class Listener:
     """Who follows, and keeps what it was told."""
 
@@ -31,6 +51,8 @@ class Listener:
         self.news: list[News] = []
         self.errors: list[str] = []
         self.stales: list[str] = []
+        self.currents = 0
+        self.replacements: list[tuple[Epoch, Epoch]] = []
 
     def counted(self, follows: Follows) -> None:
         self.told.append(follows)
@@ -40,6 +62,12 @@ class Listener:
 
     def store_error(self, kind: str, message: str) -> None:
         self.errors.append(f"{kind}: {message}")
+
+    def current(self) -> None:
+        self.currents += 1
+
+    def replaced(self, before: Epoch, now: Epoch) -> None:
+        self.replacements.append((before, now))
 
     def stale(self, why: str) -> None:
         self.stales.append(why)
@@ -68,11 +96,11 @@ class Replica:
         self.errors, self.stales = self.listener.errors, self.listener.stales
         self.skipped_ms = 0.0
         self.follower = Follower(
-            store=through(RedisStore(url, patience_s=PATIENCE_S)),
+            store=InTurn(through(RedisStore(url, patience_s=PATIENCE_S))),
             subscription=RedisSubscription(url, patience_s=PATIENCE_S),
             prefix=prefix,
             replica=name,
-            says=lambda epoch: b'{"epoch": "%b"}' % str(epoch).encode(),
+            says=lambda epoch, _stale: b'{"epoch": "%b"}' % str(epoch).encode(),
             own_hash_key=False,
             audience=self.listener,
             clock_ms=lambda: asyncio.get_running_loop().time() * 1000 + self.skipped_ms,

@@ -112,7 +112,23 @@ def test_it_waits_for_what_is_to_come(any_store: StoreServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "after", ["", "x", "1", "1-", "-1", "1-1-1", "(1-1", "+", "$", "1-1\n", "٥-5", "9" * 21 + "-0"]
+    "after",
+    [
+        "",
+        "x",
+        "1",
+        "1-",
+        "-1",
+        "1-1-1",
+        "(1-1",
+        "+",
+        "$",
+        "1-1\n",
+        "٥-5",
+        "9" * 21 + "-0",
+        f"{2**64}-0",
+        f"0-{2**64}",
+    ],
 )
 def test_it_refuses_what_is_no_id(valkey: StoreServer, after: str) -> None:
     async def work(audit: Audit, changes: Changes) -> None:
@@ -124,7 +140,12 @@ def test_it_refuses_what_is_no_id(valkey: StoreServer, after: str) -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    [{"x": "y"}, {"what": "junk"}, {"what": "[]", "at": "1", "outcome": "", "epoch": "", "until": "0"}],
+    [
+        {"x": "y"},
+        {"what": "junk"},
+        {"what": "[]", "at": "1", "outcome": "", "epoch": "", "until": "0"},
+        {"what": "{}", "at": "9" * 18, "outcome": "", "epoch": "", "until": "0"},
+    ],
 )
 def test_it_believes_no_entry_that_is_not_one_of_ours(any_store: StoreServer, junk: dict[Any, Any]) -> None:
     async def work(audit: Audit, changes: Changes) -> None:

@@ -14,6 +14,18 @@ from tests.control.test_changes import AUDIT, BY, DENY, EPOCH, EXPIRING, LOG, en
 from tests.stores import StoreServer
 
 OTHER = Epoch(7, "00c0ffee00c0ffee")
+FLOOR = "pc:{control}:floor"
+
+
+WHOLE = {
+    "epoch": str(OTHER),
+    "before": str(NO_EPOCH),
+    "table": "deny",
+    "at": "1",
+    "until": "0",
+    "payload": "{}",
+}
+WHOLE |= {"put": "a", "del": ""}
 
 
 # --- deltas ---------------------------------------------------------------------------
@@ -85,7 +97,10 @@ def test_it_reads_a_table_page_by_page(any_store: StoreServer) -> None:
     with_changes(any_store, work)
 
 
-@pytest.mark.parametrize("junk", [b"", b"x", b"1 0", b"a b {}", b"1  {}"])
+@pytest.mark.parametrize(
+    "junk",
+    [b"", b"x", b"1 0", b"a b {}", b"1  {}", b"1 %b {}" % (b"9" * 400), b"9" * 5_000 + b" 0 {}", b"-1 0 {}"],
+)
 def test_it_believes_no_entry_that_is_not_one_of_ours(any_store: StoreServer, junk: bytes) -> None:
     async def work(changes: Changes) -> None:
         with any_store.client() as client:
@@ -98,7 +113,43 @@ def test_it_believes_no_entry_that_is_not_one_of_ours(any_store: StoreServer, ju
     with_changes(any_store, work)
 
 
-@pytest.mark.parametrize("junk", [{"epoch": "1"}, {"epoch": "junk", "before": "junk"}, {"x": "y"}])
+@pytest.mark.parametrize(
+    "junk", [b"x", b"\xff", b"5", b"5-x", b"-1-00c0ffee00c0ffee", b"9" * 5_000 + b"-00c0ffee00c0ffee"]
+)
+def test_it_believes_no_epoch_that_is_not_one_of_ours(any_store: StoreServer, junk: bytes) -> None:
+    async def work(changes: Changes) -> None:
+        with any_store.client() as client:
+            client.set(EPOCH, junk)
+        for ask in (changes.epoch(), changes.change("deny", put=["a"], if_epoch=OTHER, **BY)):
+            with pytest.raises(StoreUnavailable) as caught:
+                await ask
+            assert caught.value.kind == "response"
+
+    with_changes(any_store, work)
+
+
+def test_it_believes_no_field_that_is_not_text(any_store: StoreServer) -> None:
+    async def work(changes: Changes) -> None:
+        with any_store.client() as client:
+            client.hset(DENY, b"\xff", b"1 0 {}")
+        with pytest.raises(StoreUnavailable) as caught:
+            await changes.page("deny", 0, 100)
+        assert caught.value.kind == "response"
+
+    with_changes(any_store, work)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        {"epoch": "1"},
+        {"epoch": "junk", "before": "junk"},
+        {"x": "y"},
+        WHOLE | {"at": "9" * 18},
+        WHOLE | {"until": "9" * 400},
+        WHOLE | {"at": "9" * 5_000},
+    ],
+)
 def test_it_believes_no_delta_that_is_not_one_of_ours(any_store: StoreServer, junk: dict[Any, Any]) -> None:
     async def work(changes: Changes) -> None:
         with any_store.client() as client:
@@ -108,6 +159,41 @@ def test_it_believes_no_delta_that_is_not_one_of_ours(any_store: StoreServer, ju
         assert caught.value.kind == "response"
 
     with_changes(any_store, work)
+
+
+# --- keys of which somebody made something else ---------------------------------------
+
+
+@pytest.mark.parametrize("key", [EPOCH, LOG, AUDIT, EXPIRING, DENY, FLOOR])
+def test_it_changes_nothing_where_a_key_is_not_what_it_was(any_store: StoreServer, key: str) -> None:
+    async def work(changes: Changes) -> None:
+        await changes.change("deny", put=["a"], for_ms=60_000, **BY)
+        with any_store.client() as client:
+            client.delete(key)
+            client.sadd(key, "somebody's")
+            before = dump(client)
+
+            with pytest.raises(StoreUnavailable) as caught:
+                await changes.change("deny", put=["b"], delete=["a"], for_ms=60_000, **BY)
+            assert dump(client) == before
+            assert caught.value.kind == "response"
+            assert "WRONGTYPE" in str(caught.value)
+            assert key in str(caught.value), "it says which"
+
+            client.delete(key)
+            await changes.change("deny", put=["b"], **BY)
+            assert client.hexists(DENY, "b")
+
+    with_changes(any_store, work)
+
+
+@pytest.mark.parametrize("fields", [{"put": ["a\nb"]}, {"delete": ["a\n"]}, {"put": [""]}])
+def test_it_takes_no_field_that_would_be_another(valkey: StoreServer, fields: dict[str, Any]) -> None:
+    async def work(changes: Changes) -> None:
+        with pytest.raises(AssertionError, match="it would name other fields"):
+            await changes.change("deny", **fields, **BY)
+
+    with_changes(valkey, work)
 
 
 # --- doing it again -------------------------------------------------------------------

@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from sidecar.control import fleet as fleet_module
+from sidecar.control.beats import LOST_MS, SILENT_MS
 from sidecar.control.fleet import Confirmed, Fleet, Member, Missing, says
-from sidecar.control.follow import LOST_MS, SILENT_MS
 from sidecar.core.control import NO_EPOCH, Epoch
 from sidecar.store import StoreUnavailable, scripts
 from sidecar.store.redis import RedisStore, SharedStore
@@ -50,7 +50,7 @@ class Bench:
             config=lambda: "digest",
             totals=lambda: (30, 4),
             clock_ms=lambda: 1_500.7,
-        )(epoch)
+        )(epoch, False)
         with self.server.client() as client:
             seconds, microseconds = client.time()
             now_ms = seconds * 1000 + microseconds // 1000
@@ -98,6 +98,7 @@ def test_it_lists_the_replicas_as_they_said(any_store: StoreServer) -> None:
             seen_ms=two.seen_ms,
             now_ms=two.now_ms,
             lost=False,
+            stale=False,
             requests=30,
             refusals=4,
             counted_ms=1_500,
@@ -134,15 +135,26 @@ def test_it_lists_a_replica_that_says_something_else(any_store: StoreServer, tex
     with_fleet(any_store, work)
 
 
-def test_it_lists_a_replica_that_says_nothing(any_store: StoreServer) -> None:
+def test_it_lists_a_replica_of_a_strange_name(any_store: StoreServer) -> None:
     async def work(bench: Bench) -> None:
         assert await bench.fleet.members() == []
         bench.said("strange name")
-        with any_store.client() as client:
-            client.hdel(FLEET, "strange name")
         (member,) = await bench.fleet.members()
 
         assert (member.replica, member.gate, member.worker) == ("strange name", "", 0)
+
+    with_fleet(any_store, work)
+
+
+def test_it_leaves_out_one_that_signs_off_while_it_asks(any_store: StoreServer) -> None:
+    async def work(bench: Bench) -> None:
+        bench.said("g/0", SIXTH)
+        bench.said("g/1", FIFTH)
+        with any_store.client() as client:
+            client.hdel(FLEET, "g/1")
+
+        assert [member.replica for member in await bench.fleet.members()] == ["g/0"]
+        assert await bench.fleet.confirm(SIXTH, 10) == Confirmed(1, ())
 
     with_fleet(any_store, work)
 

@@ -87,7 +87,7 @@ def test_it_tells_what_to_forget(any_store: StoreServer) -> None:
             await replica.change("resets", "per-ip key:a", "per-ip tenant:t")
             await replica.change("keys", "k_1", "k_2", payload={"label": "x"})
             await replica.change("resets", "per-ip key:b")
-            last = await replica.change("keys", "k_3", delete=["k_1"], for_ms=60_000)
+            last = await replica.change("keys", "k_3", delete=["k_1", "k_3"], for_ms=60_000)
             await replica.follower.once()
             await replica.change("deny", CIDRS[0])
             await replica.follower.once()

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from sidecar.control.last_known import FILE_NAME, Keeper, LastKnown
-from sidecar.core.control import EMPTY, GLOBAL, LISTS, Book, Delta, Entry, Epoch
+from sidecar.core.control import EMPTY, GLOBAL, LISTS, NO_EPOCH, Book, Delta, Entry, Epoch
 from sidecar.steps import in_steps
 from tests.control.fleet_double import shown, until
 
@@ -72,7 +72,7 @@ def test_it_reads_what_it_wrote(tmp_path: Path) -> None:
         assert again.control.permits("per-ip", address="192.0.2.1") == 7
         for name in LISTS:
             assert dict(again.expiring(name)) == dict(book.expiring(name))
-        assert LastKnown(tmp_path).attack_on() is True
+        assert LastKnown(tmp_path).attack_on(0) is True
         for control in (
             await in_steps(again.expire_steps(NOW_MS + 10)),
             (await read(tmp_path, NOW_MS + 10)).control,
@@ -92,7 +92,7 @@ def test_it_writes_a_state_of_nothing(tmp_path: Path) -> None:
 
         assert shown(book.control) == shown(EMPTY)
         assert book.control.epoch == EMPTY.epoch
-        assert LastKnown(tmp_path).attack_on() is None
+        assert LastKnown(tmp_path).attack_on(0) is None
 
     run(scenario())
 
@@ -255,7 +255,7 @@ def test_it_reads_a_broken_file_as_unknown(tmp_path: Path, text: bytes) -> None:
         await LastKnown(tmp_path).write(await some_book())
         (tmp_path / JSON).write_bytes(text)
 
-        assert LastKnown(tmp_path).attack_on() is None
+        assert LastKnown(tmp_path).attack_on(0) is None
         assert await LastKnown(tmp_path).read(NOW_MS) is None
 
     run(scenario())
@@ -275,12 +275,14 @@ def test_it_reads_a_broken_file_as_unknown(tmp_path: Path, text: bytes) -> None:
         b"10.0.0.0/8 0\n11.0.0.0/8 0\n12.0.",
     ],
 )
-def test_it_reads_a_broken_list_as_unknown(tmp_path: Path, text: bytes) -> None:
+def test_it_takes_a_broken_list_for_no_epoch_and_keeps_the_rest(tmp_path: Path, text: bytes) -> None:
     async def scenario() -> None:
         await LastKnown(tmp_path).write(await some_book())
         (tmp_path / DENY).write_bytes(text)
 
-        assert await LastKnown(tmp_path).read(NOW_MS) is None
+        book = await read(tmp_path)
+        assert (book.control.epoch, book.control.attack_on) == (NO_EPOCH, True)
+        assert len(book.control.deny) == 0
 
     run(scenario())
 
@@ -291,13 +293,13 @@ def test_it_reads_nothing_without_files_or_with_some(tmp_path: Path) -> None:
         assert await LastKnown(tmp_path / "gone").read(NOW_MS) is None
         await LastKnown(tmp_path).write(await some_book())
         (tmp_path / DENY).unlink()
-        assert await LastKnown(tmp_path).read(NOW_MS) is None, "a list that is gone is not an empty one"
+        assert (await read(tmp_path)).control.epoch == NO_EPOCH, "a list that is gone is not an empty one"
         (tmp_path / DENY).mkdir()
-        assert await LastKnown(tmp_path).read(NOW_MS) is None
+        assert (await read(tmp_path)).control.epoch == NO_EPOCH
         (tmp_path / JSON).unlink()
         (tmp_path / JSON).mkdir()
         assert await LastKnown(tmp_path).read(NOW_MS) is None
-        assert LastKnown(tmp_path).attack_on() is None
+        assert LastKnown(tmp_path).attack_on(0) is None
 
     run(scenario())
 
@@ -367,7 +369,8 @@ def test_it_warns_and_tries_again_where_it_cannot_write(tmp_path: Path) -> None:
                 await until(lambda times=times: len(warnings) == times, "it warns")  # type: ignore[misc]  # mypy cannot infer it
             folder.mkdir()
             keeper.changed()
-            await until((folder / JSON).exists, "it is written")
+            epoch = str(book.control.epoch).encode()
+            await until(lambda: epoch in _text(folder / JSON), "it is written")
         finally:
             running.cancel()
 

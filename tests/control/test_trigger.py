@@ -13,9 +13,9 @@ from itertools import count
 from typing import Any, TypeVar
 
 from sidecar.control.audit import Audit, AuditEntry
+from sidecar.control.beats import SILENT_MS
 from sidecar.control.changes import Space
 from sidecar.control.fleet import Fleet, Member, says
-from sidecar.control.follow import SILENT_MS
 from sidecar.control.trigger import TriggerWatch
 from sidecar.core.control import GLOBAL, NO_EPOCH
 from sidecar.core.trigger import Thresholds, Turn
@@ -111,7 +111,7 @@ class Traffic:
         seen_ms = int(time[0]) * 1_000 + int(time[1]) // 1_000 - silent_ms
         space, name = Space(PREFIX), self._name.encode()
         await self._store.command(b"ZADD", space.key("replicas"), b"%d" % seen_ms, name)
-        await self._store.command(b"HSET", space.key("fleet"), name, say(NO_EPOCH))
+        await self._store.command(b"HSET", space.key("fleet"), name, say(NO_EPOCH, False))
 
 
 async def attacked(gate: Gate, traffic: Traffic) -> Turn | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Generator, Iterable
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core import addresses as addresses_module
 from sidecar.core.addresses import (
-    FEW,
     MAX_ERRORS,
     AddressSet,
     canonical_address,
@@ -19,9 +17,10 @@ from sidecar.core.addresses import (
     networks_around,
     parse_cidr,
     parse_cidrs,
+    read_record,
     subject_of,
 )
-from tests.networks import Address, addresses, cidrs, plain, slow_match
+from tests.networks import Address, Oracle, addresses, agrees, cidrs, many, near, plain
 
 # --- one text for one address ---------------------------------------------------
 
@@ -278,25 +277,47 @@ def test_it_finds_the_least_prefix_around_a_network(listed: list[str], asked: st
 
 
 @given(
-    st.lists(cidrs, max_size=8),
-    st.lists(st.dictionaries(cidrs, st.booleans(), max_size=8), max_size=4),
+    st.lists(st.tuples(st.sets(cidrs, max_size=6), st.sets(cidrs, max_size=3)), max_size=4),
+    st.sets(cidrs, max_size=3),
     st.lists(addresses, max_size=6),
-    st.integers(0, 3),
+    st.data(),
 )
-def test_it_takes_changes_of_any_number_as_the_oracle_does(
-    listed: list[str], changes: list[dict[str, bool]], asked: list[Address], few: int
+def test_it_unites_sets_as_the_oracle_does(
+    parts: list[tuple[set[str], set[str]]], removed: set[str], asked: list[Address], data: st.DataObject
 ) -> None:
-    oracle, subject = set(listed), AddressSet(listed)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(addresses_module, "FEW", few)
-        for changed in changes:
-            present = dict.fromkeys(sorted(oracle)[:1], False)
+    oracle, sets = set[str](), list[AddressSet]()
+    for listed, added in parts:
+        less = data.draw(st.sets(st.sampled_from(sorted(listed)))) if listed else set()
+        sets.append(AddressSet(listed).with_changes(added, less - added))
+        oracle |= listed - less | added
+    removed |= data.draw(st.sets(st.sampled_from(sorted(oracle)))) if oracle else set()
 
-            subject = finish(subject.changed_steps(present | changed))
-            for cidr, stands in (present | changed).items():
-                (oracle.add if stands else oracle.discard)(cidr)
+    united = finish(AddressSet.union_steps(sets, set(map(read_record, removed))))
 
-            agrees(subject, oracle, asked)
+    assert united.pending == 0
+    agrees(united, oracle - removed, asked)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_it_unites_thousands(seed: int) -> None:
+    chance = random.Random(seed)
+    parts = [list(many(chance, count)) for count in (9_000, 3_000, 1)]
+    removed = chance.sample(parts[0], 2_000)
+    oracle = Oracle({cidr for part in parts for cidr in part} - set(removed))
+
+    united = finish(AddressSet.union_steps(list(map(AddressSet, parts)), set(map(read_record, removed))))
+
+    assert list(united.prefixes()) == oracle.in_order()
+    for address in near(chance, chance.sample(parts[0], 500) + parts[1][:200]):
+        assert united.contains(address) == (oracle.match(address) is not None), address
+
+
+@given(st.lists(cidrs, max_size=20), st.lists(cidrs, max_size=5))
+def test_it_knows_exactly_which_prefixes_it_holds(listed: list[str], asked: list[str]) -> None:
+    subject = AddressSet(listed)
+
+    for cidr in {*listed, *asked}:
+        assert subject.holds(read_record(cidr)) == (cidr in listed)
 
 
 def test_it_is_empty_without_prefixes() -> None:
@@ -323,55 +344,3 @@ def test_it_drops_changes_that_change_nothing() -> None:
     assert subject.with_changes(["10.0.0.0/8"], ["192.0.2.0/24"]).pending == 0
     assert subject.with_changes([], ["10.0.0.0/8"]).with_changes(["10.0.0.0/8"]).pending == 0
     assert subject.with_changes(["192.0.2.0/24"]).with_changes([], ["192.0.2.0/24"]).pending == 0
-
-
-def agrees(subject: AddressSet, listed: set[str], asked: Iterable[Address]) -> None:
-    """Ask about `asked`, and about the first and last address of every prefix and their neighbours."""
-    probes = set(map(str, asked))
-    for network in map(ipaddress.ip_network, listed):
-        for number in (int(network.network_address), int(network.broadcast_address)):
-            for near_by in (number - 1, number, number + 1):
-                if 0 <= near_by < 1 << network.max_prefixlen:
-                    kind = ipaddress.IPv4Address if network.version == 4 else ipaddress.IPv6Address
-                    probes.add(str(kind(near_by)))
-    for text in probes:
-        expected = slow_match(listed, ipaddress.ip_address(text))
-        assert subject.match(text) == expected, text
-        assert subject.contains(text) == (expected is not None), text
-    assert set(subject.prefixes()) == listed
-    assert len(subject) == len(listed)
-
-
-# --- many changes at once -------------------------------------------------------------------
-
-
-def test_it_takes_many_changes_in_steps() -> None:
-    subject = AddressSet(f"10.{number >> 8}.{number & 255}.0/24" for number in range(20_000))
-    changes = {f"10.{number >> 8}.{number & 255}.0/24": number >= 20_000 for number in range(10_000, 50_000)}
-    steps = 0
-
-    def counted() -> Generator[None, None, AddressSet]:
-        nonlocal steps
-        generator = subject.changed_steps(changes)
-        while True:
-            try:
-                yield next(generator)
-            except StopIteration as ended:
-                made = ended.value
-                assert isinstance(made, AddressSet)
-                return made
-            steps += 1
-
-    changed = finish(counted())
-
-    assert steps > 60_000 / 2_048
-    assert len(changed) == 40_000
-    assert len(subject) == 20_000
-
-
-@pytest.mark.parametrize("more", [0, FEW])
-def test_it_refuses_a_bad_prefix_among_changes(more: int) -> None:
-    changes = {f"203.0.{number >> 8}.{number & 255}/32": True for number in range(more)}
-    for listed in (True, False):
-        with pytest.raises(ValueError, match=r"10\.0\.0\.1/8"):
-            finish(AddressSet().changed_steps(changes | {"10.0.0.1/8": listed}))

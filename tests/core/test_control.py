@@ -24,6 +24,7 @@ from sidecar.core.control import (
     Step,
     next_step,
 )
+from sidecar.core.layers import LayeredSet
 
 T = TypeVar("T")
 
@@ -269,7 +270,7 @@ def replaced(book: Book, truth: Dictionary, now_ms: int) -> Book:
     for name in LISTS:
         for field, entry in truth.standing(name, now_ms).items():
             fresh.remember(name, field, entry.until_ms)
-    lists = {name: AddressSet(truth.standing(name, now_ms)) for name in LISTS}
+    lists = {name: LayeredSet([AddressSet(truth.standing(name, now_ms))]) for name in LISTS}
     tables = {
         table: {field: entry for (of, field), entry in truth.put.items() if of == table}
         for table in ("attack", "overrides")
@@ -318,7 +319,8 @@ def test_it_lets_go_at_the_time_and_not_before() -> None:
     assert book.next_due_ms == NOW_MS + 10
     assert finish(book.expire_steps(NOW_MS + 9)) is before
     after = finish(book.expire_steps(NOW_MS + 10))
-    assert (len(after.deny), book.next_due_ms) == (0, None)
+    assert len(after.deny) == 0
+    assert dict(book.expiring("deny")) == {}
     assert len(before.deny) == 2
 
 
@@ -359,5 +361,10 @@ def test_it_unlearns_attack_mode_only_from_somebody() -> None:
 
     assert control.attack_on is True
     assert finish(fresh.expire_steps(NOW_MS + 10)).attack_on is False
-    later = finish(Book(control).replace_steps(epoch(9), {}, {"attack": {GLOBAL: Entry(1, 0, OFF)}}, NOW_MS))
-    assert later.attack_on is False
+    for at_ms, on in (
+        (NOW_MS - 1, True),
+        (NOW_MS + 1, False),
+    ):  # said before what this process knows, or later
+        table = {GLOBAL: Entry(at_ms, 0, OFF)}
+        later = finish(Book(control).replace_steps(epoch(9), {}, {"attack": table}, NOW_MS))
+        assert later.attack_on is on

@@ -30,6 +30,7 @@ from tests.fronts.shipped import (
     problem,
     start_envoy,
 )
+from tests.operators import attack
 from tests.servers import eventually, executable
 from tests.stores import StoreServer, valkey
 
@@ -192,12 +193,8 @@ def test_it_carries_a_websocket(shop: House) -> None:
 @pytest.fixture(scope="module")
 def besieged() -> Iterator[House]:
     """A house in attack mode, whose Envoy lets through what the gate cannot judge."""
-    with (
-        valkey() as store,
-        house("envoy", RULES, store_url=store.url(), also=OPEN) as built,
-        store.client() as client,
-    ):
-        client.hset("pc:{control}:attack", "mode", "on")
+    with valkey() as store, house("envoy", RULES, store_url=store.url(), also=OPEN) as built:
+        attack(store, True)
         eventually(lambda: built.ask().status == 403, "the gate follows attack mode")
         built.application.forget()
         yield built

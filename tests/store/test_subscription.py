@@ -158,8 +158,8 @@ def test_it_answers_many_at_once_one_after_the_other(any_store: StoreServer) -> 
         store = SharedStore(RedisStore(any_store.url(), patience_s=PATIENCE_S))
         try:
             script = scripts.read("heartbeat")
-            keys = [f"pc:{{control}}:{name}".encode() for name in ("a", "b", "c", "d", "e")]
-            beats = [store.script(script, keys, [b"", b"1", b"1", b"", b"", b"1"]) for _ in range(20)]
+            keys = [f"pc:{{control}}:{name}".encode() for name in "abcdef"]
+            beats = [store.script(script, keys, [b"", b"1", b"1", b"", b"", b"1", b"0"]) for _ in range(20)]
             echoes = [store.command(b"ECHO", b"%d" % number) for number in range(20)]
             told = await asyncio.gather(*echoes, *beats)
 
@@ -167,6 +167,54 @@ def test_it_answers_many_at_once_one_after_the_other(any_store: StoreServer) -> 
             assert all(isinstance(beat, list) and len(beat) == 5 for beat in told[20:])
             with any_store.client() as client:
                 assert len(client.client_list()) == 2, "one connection, and this one"
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_it_lets_nobody_wait_for_more_than_a_turn_and_an_answer(directory: Path) -> None:
+    path, patience_s = directory / "hung", 0.5
+
+    async def scenario() -> None:
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(1 << 16):
+                pass
+            writer.close()
+
+        loop = asyncio.get_running_loop()
+        async with await asyncio.start_unix_server(hang, path):
+            store = SharedStore(RedisStore(f"unix://{path}?db=0", patience_s=patience_s))
+
+            async def asked() -> tuple[str, float]:
+                begun_s = loop.time()
+                with pytest.raises(StoreUnavailable) as caught:
+                    await store.command(b"PING")
+                return caught.value.kind, loop.time() - begun_s
+
+            told = await asyncio.gather(*(asked() for _ in range(12)))
+            await store.close()
+
+        assert max(took_s for _, took_s in told) < 3 * patience_s
+        assert {kind for kind, _ in told} == {"timeout", "connection"}
+        assert [kind for kind, _ in told].count("timeout") <= 2, "the others sent nothing, and say so"
+
+    asyncio.run(scenario())
+
+
+def test_it_answers_when_the_one_before_gave_up_its_turn(any_store: StoreServer) -> None:
+    async def scenario() -> None:
+        store = SharedStore(RedisStore(any_store.url(), patience_s=0.2))
+        try:
+            with any_store.client() as client:
+                client.client_pause(500, all=True)
+                told = await asyncio.gather(
+                    *(store.command(b"ECHO", b"x") for _ in range(4)), return_exceptions=True
+                )
+                assert all(isinstance(each, StoreUnavailable) for each in told)
+                client.ping()
+
+            assert await store.command(b"ECHO", b"y") == b"y"
         finally:
             await store.close()
 
