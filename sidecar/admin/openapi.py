@@ -45,7 +45,7 @@ _EVERYWHERE: Final = {
 _CHANGING: Final = {
     409: "Somebody changed this at the same time.",
     412: "`If-Match` names an epoch that is not the current one, which `epoch` names.",
-    504: "Whether the change was made is not known, or not whether it arrived.",
+    504: "Whether the change was made is not known; or, if `epoch` names it, it was made and has not arrived yet.",
 }
 
 

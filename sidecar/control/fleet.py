@@ -125,7 +125,10 @@ class Fleet:
         for replica, seen in zip(signs[::2], signs[1::2], strict=True):
             if replica not in says_of:
                 continue  # it signed off between the two questions
-            member = _member(replica.decode(), int(float(seen)), now_ms, says_of[replica])
+            try:
+                member = _member(replica.decode(), int(float(seen)), now_ms, says_of[replica])
+            except (ValueError, OverflowError) as exc:
+                raise StoreUnavailable("response", "a sign of life in the store is not one of ours") from exc
             if now_ms - member.seen_ms < LOST_MS:
                 found.append(member)
         return sorted(found)

@@ -32,7 +32,7 @@ from functools import reduce
 from typing import Final
 
 from sidecar.core.addresses import AddressSet, read_record, write_record
-from sidecar.core.prefix_table import SLICE, batches, merged_blocks
+from sidecar.core.prefix_table import BLOCK, batches, merged_blocks
 
 FEW: Final = 1_000
 """Changes that an overlay takes in all: to copy so many takes about a millisecond."""
@@ -107,7 +107,7 @@ class LayeredSet:
         wanted: dict[bytes, bool] = {}
         for number, (cidr, listed) in enumerate(changes.items(), start=1):
             wanted[read_record(cidr)] = listed
-            if number % SLICE == 0:
+            if number % BLOCK == 0:
                 yield
         more: list[bytes] = []
         less: list[list[bytes]] = [[] for _ in self.layers]

@@ -146,6 +146,21 @@ def test_it_lists_a_replica_of_a_strange_name(any_store: StoreServer) -> None:
     with_fleet(any_store, work)
 
 
+@pytest.mark.parametrize(("replica", "seen"), [(b"\xff", 1.0), (b"g/0", float("inf"))])
+def test_it_believes_no_sign_of_life_that_is_not_one_of_ours(
+    any_store: StoreServer, replica: bytes, seen: float
+) -> None:
+    async def work(bench: Bench) -> None:
+        with any_store.client() as client:
+            client.zadd(REPLICAS, {replica: seen})
+            client.hset(FLEET, replica, "{}")
+        with pytest.raises(StoreUnavailable) as caught:
+            await bench.fleet.members()
+        assert caught.value.kind == "response"
+
+    with_fleet(any_store, work)
+
+
 def test_it_leaves_out_one_that_signs_off_while_it_asks(any_store: StoreServer) -> None:
     async def work(bench: Bench) -> None:
         bench.said("g/0", SIXTH)

@@ -221,9 +221,7 @@ def test_it_subscribes_again_when_a_subscription_ends() -> None:
 
         assert subject.subscription.listened == 4
         assert subject.errors == ["connection: it ended"] * 3
-        assert subject.store.beats_ms == pytest.approx([0, 700, 1_000, 1_500, 2_000, 2_300], abs=5), (
-            "it compares each time"
-        )
+        assert subject.store.beats_ms == pytest.approx([0, 700, 1_000, 1_500, 2_000, 2_300], abs=5)
 
     run(scenario())
 

@@ -368,3 +368,8 @@ def test_it_unlearns_attack_mode_only_from_somebody() -> None:
         table = {GLOBAL: Entry(at_ms, 0, OFF)}
         later = finish(Book(control).replace_steps(epoch(9), {}, {"attack": table}, NOW_MS))
         assert later.attack_on is on
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000])
+def test_a_payload_that_is_no_object_has_no_members(payload: bytes) -> None:
+    assert Entry(1, 0, payload).members() == {}

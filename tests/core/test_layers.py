@@ -246,9 +246,9 @@ def test_it_works_in_steps(worked: Worked, order: str) -> None:
 
 
 def test_it_may_be_abandoned_anywhere() -> None:
-    subject = changed(changed(LayeredSet(), numbered(0, 9_000)), numbered(9_000, 12_000))
+    subject = changed(changed(LayeredSet(), numbered(0, 5_000)), numbered(5_000, 7_000))
     told = list(subject.prefixes())
-    change = dict.fromkeys(numbered(0, 2_000), False) | dict.fromkeys(numbered(20_000, 26_000), True)
+    change = dict.fromkeys(numbered(0, 1_500), False) | dict.fromkeys(numbered(20_000, 22_000), True)
     whole = [len(list(subject.changed_steps(change))), len(list(subject.merged_steps()))]
 
     for steps_taken in range(max(whole)):
@@ -258,4 +258,4 @@ def test_it_may_be_abandoned_anywhere() -> None:
             steps.close()
 
     assert list(subject.prefixes()) == told
-    assert len(finish(subject.changed_steps(change))) == 16_000
+    assert len(finish(subject.changed_steps(change))) == 7_500
