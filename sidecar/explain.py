@@ -96,11 +96,16 @@ class Explainer:
         config = self._config()
         front = next(front for front in fronts_of(config) if front.name == asked.front)
         request = _read(front, asked, forwarded=config.fronts.envoy_address == "forwarded")
-        policy = self._policy()
-        bound = policy.bind(request)
-        charges = [*bound.charges, *bound.shadow_charges]
-        looks, error = await self._look(charges)
-        listed = await self._listed(policy, request.address, ask=not error and not self._silent())
+        while True:
+            policy = self._policy()
+            bound = policy.bind(request)
+            charges = [*bound.charges, *bound.shadow_charges]
+            looks, error = await self._look(charges)
+            listed = await self._listed(policy, request.address, ask=not error and not self._silent())
+            if (
+                self._policy() is policy
+            ):  # else a change came meanwhile, and this one must not be asked any more
+                break
 
         now_ms, attack = clock_ms(), self._attack()
         verdict = judge(_twin(bound), attack, now_ms, Source.MEMORY)

@@ -50,6 +50,8 @@ REMEMBERED_FIELDS: Final = 20_000
 """Changes that this process can do again: so many, while their fields are not more than that."""
 ROUNDS: Final = 64
 """Comparisons in a row before something else gets its turn."""
+QUIET_S: Final = 2.0
+"""Without a hint for so long, lists are tidied up: during an import that would be work for nothing."""
 EXPIRY_LOOK_S: Final = 0.25
 """An entry that is to expire sooner than the ones before is noticed within this time."""
 
@@ -217,13 +219,16 @@ class Follower:
                 self.hint()
 
     async def _keep_following(self) -> None:
-        """Compare at every hint; in between tidy up what became slow to look up."""
+        """Compare at every hint; when there is none for a while, tidy up what became slow to look up."""
         while True:
-            await self._hint.wait()
+            try:
+                async with asyncio.timeout(QUIET_S):
+                    await self._hint.wait()
+            except TimeoutError:
+                await self._tidy()
+                continue
             self._hint.clear()
-            answered = await self.once()
-            await self._tidy()
-            if not answered:
+            if not await self.once():
                 await asyncio.sleep(PERIOD_S / 2)  # the next beat gives a hint again
 
     async def _keep_expiring(self) -> None:

@@ -178,8 +178,9 @@ class Policy:
         """
         policy = copy(self)
         policy._heed(control)
-        # What was found refers to this policy. Requests that wait for their next turn keep it, and else the garbage
-        # collector's last generation would be what frees it: with long lists, 700 MB of states that nobody reads.
+        # What was found refers to this policy: a cycle that only the garbage collector's last generation would free,
+        # which hardly ever runs (30 of 30 superseded policies were still there), each with its address lists.
+        # Requests that wait for their next turn keep the policy too; so it lets go of the lists as well.
         self._heed(EMPTY)
         return policy
 
