@@ -53,7 +53,9 @@ QUIET_S: Final = 0.3
 SIGN_OFF_S: Final = 2.0
 """A store that is silent at the end is waited for no longer: it will miss this replica by itself."""
 PATIENCE_S: Final = 1.0
-"""After this long without an answer the connection to the store is given up."""
+"""After this long without an answer a connection for counters is given up."""
+CONTROL_PATIENCE_S: Final = 5.0
+"""The same for the control state: nobody waits for it, and a stall of this process is not the store's."""
 
 
 def wall_ms() -> float:
@@ -126,7 +128,7 @@ class Replica:
             names=Names(lambda: self.gate.policy), chance=random.Random().random, now_ms=clock_ms()
         )
         self._teller = TopTeller(
-            store=connect(PATIENCE_S),
+            store=connect(CONTROL_PATIENCE_S),
             prefix=store.prefix,
             replica=replica_id,
             tally=self._tally,
@@ -136,9 +138,9 @@ class Replica:
         known = self._last_known.attack_on(int(wall_ms()))
         self.gate.attack = config.attack_mode.unknown_on if known is None else known
         self.follower = Follower(
-            store=SharedStore(connect(PATIENCE_S)),
+            store=SharedStore(connect(CONTROL_PATIENCE_S)),
             subscription=RedisSubscription(
-                store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
+                store_url, patience_s=CONTROL_PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
             ),
             prefix=store.prefix,
             replica=replica_id,
@@ -188,7 +190,9 @@ class Replica:
         if (book := await self._last_known.read(int(wall_ms()))) is not None:
             self.follower.book = book
             self.adopt(News(book.control, (), {}))
-        await asyncio.gather(self.follower.once(), self.gate.start())  # a silent store is waited for once
+        await self.gate.start()
+        if self.gate.store_up:  # else it is not waited for again
+            await self.follower.once()
         _tame_collector()
         running = {
             "following": self.follower.run,

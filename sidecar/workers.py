@@ -45,7 +45,7 @@ from sidecar.document.notations import Endpoint
 from sidecar.exposition import Retired
 from sidecar.listeners import close_check, endpoint_of, open_shared
 from sidecar.metrics import CAPACITY, Gauge, Layout, shared_cells
-from sidecar.replica import PATIENCE_S, clock_ms, wall_ms
+from sidecar.replica import CONTROL_PATIENCE_S, clock_ms, wall_ms
 from sidecar.store.redis import RedisStore, RedisSubscription, SharedStore
 from sidecar.supervision import persistently
 
@@ -171,10 +171,12 @@ class WorkerCrew:
         store = config.store
         self.follower = Follower(
             store=SharedStore(
-                RedisStore(store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key)
+                RedisStore(
+                    store_url, patience_s=CONTROL_PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
+                )
             ),
             subscription=RedisSubscription(
-                store_url, patience_s=PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
+                store_url, patience_s=CONTROL_PATIENCE_S, ca=store.ca, cert=store.cert, key=store.key
             ),
             prefix=store.prefix,
             replica="",  # only reads: the workers are the replicas
@@ -204,7 +206,8 @@ class WorkerCrew:
         await asyncio.gather(*(place.first for place in self._places))
         if (book := await self._last_known.read(int(wall_ms()))) is not None:
             self.follower.book = book
-        await self.follower.once()
+        if self.checks()["store"] == "ok":  # else it is not waited for again
+            await self.follower.once()
         running = {"following": self.follower.run, "keeping the control state": self._keeper.run}
         self._tasks = [asyncio.create_task(persistently(name, work)) for name, work in running.items()]
         return self._opened

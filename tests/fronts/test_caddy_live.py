@@ -23,6 +23,7 @@ from tests.fronts.shipped import (
     problem,
     start_caddy,
 )
+from tests.operators import attack
 from tests.servers import eventually
 from tests.stores import StoreServer
 
@@ -93,8 +94,8 @@ def test_it_leaves_the_applications_own_answers_alone(shop: House, status: int) 
 
 def test_it_answers_503_in_attack_mode(start_valkey: Callable[..., StoreServer]) -> None:
     store = start_valkey()
-    with house("caddy", RULES, store_url=store.url()) as shop, store.client() as client:
-        client.hset("pc:{control}:attack", "mode", "on")
+    with house("caddy", RULES, store_url=store.url()) as shop:
+        attack(store, True)
         eventually(lambda: shop.ask().status == 503, "the gate follows attack mode")
 
         answer = shop.ask()

@@ -26,6 +26,7 @@ from tests.fronts.shipped import (
     spoken,
     start_nginx,
 )
+from tests.operators import attack
 from tests.servers import eventually
 from tests.stores import StoreServer, valkey
 
@@ -182,9 +183,8 @@ def besieged() -> Iterator[House]:
     with (
         valkey() as store,
         house("nginx", RULES, store_url=store.url()) as built,
-        store.client() as client,
     ):
-        client.hset("pc:{control}:attack", "mode", "on")
+        attack(store, True)
         eventually(lambda: built.ask().status == 503, "the gate follows attack mode")
         built.application.forget()
         yield built
