@@ -233,3 +233,27 @@ def test_it_says_attack_mode_again_although_the_store_fails_in_between(
                     break
 
     asyncio.run(scenario())
+
+
+def test_nobody_is_left_behind_by_a_store_that_begins_anew(any_store: StoreServer) -> None:
+    async def scenario() -> None:
+        async with Replica(any_store, "pc:", "old/1") as old, Replica(any_store, "pc:", "new/1") as new:
+            for number in range(5):
+                await old.changes.change("deny", put=[f"10.{number}.0.0/16"], actor="a", action="a")
+            with any_store.client() as client:
+                client.delete(LOG)  # so that it reads everything, and can repeat nothing
+                assert await old.follower.once()
+                fail_over(client, {})
+            assert await old.follower.once()
+            changed = await new.changes.change(
+                "attack", put=[GLOBAL], payload={"on": True}, actor="b", action="b"
+            )
+            for replica in (old, new):
+                assert await replica.follower.once()
+
+            assert changed.epoch.number > 5
+            assert [replica.control.attack_on for replica in (old, new)] == [True, True]
+            assert [bool(why) for why in old.stales] == [True, False]
+            assert old.listener.replacements[0][1] == changed.epoch
+
+    asyncio.run(scenario())
