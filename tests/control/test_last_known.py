@@ -393,3 +393,26 @@ def test_its_entries_are_as_in_the_store(tmp_path: Path) -> None:
         assert Entry.parse(written) == Entry(1, NOW_MS + 10, ON)
 
     run(scenario())
+
+
+def test_it_keeps_the_last_change_of_a_process_that_is_told_to_stop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        book = await some_book()
+        keeper = Keeper(LastKnown(tmp_path), book=lambda: book, warn=lambda _: None)
+        keeper.changed()
+        await keeper.finish()
+
+        assert shown((await read(tmp_path)).control) == shown(book.control)
+
+    run(scenario())
+
+
+def test_it_keeps_attack_mode_before_the_lists(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        book = await some_book()
+        await LastKnown(tmp_path).write_records(book)
+
+        assert LastKnown(tmp_path).attack_on(NOW_MS) is True
+        assert (await read(tmp_path)).control.epoch == NO_EPOCH, "as old as the lists that are there"
+
+    run(scenario())
