@@ -15,10 +15,7 @@ both cores with the store; the others are placed as everywhere here.
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,8 +27,9 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from bench.cast import GENEROUS_MS, TWO_LIMITS, asked_by_nginx, floor, gate, target, valkey
+from bench.latency import at_rate
 from bench.load import Misanswered, Target
-from bench.pace import Order, Paced
+from bench.pace import Paced
 from bench.prefixes import listed
 from bench.processes import cores, on_core, resident_mb
 from bench.rounds import Effort
@@ -284,36 +282,8 @@ def _lists_pages(running: Gate, entries: int) -> Iterator[Callable[[], int]]:
 
 
 def _paced(asked: Target) -> Paced:
-    """One window from a process of its own, on the load's core. Raises Misanswered."""
-    lines = [
-        f"GET {HEADS.target} HTTP/1.1",
-        "Host: 127.0.0.1",
-        *[f"{name}: {text}" for name, text in HEADS.headers],
-    ]
-    order = Order(
-        port=asked.port,
-        head="\r\n".join([*lines, "", ""]),
-        subjects=1,
-        rate=RATE,
-        seconds=WINDOW_S,
-        connections=CONNECTIONS,
-    )
-    with on_core(cores().asking):
-        told = subprocess.run(
-            (sys.executable, "-m", "bench.pace"),
-            cwd=_ROOT,
-            input=json.dumps(order),
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=ENDS_WITHIN_S,
-        )
-    if told.returncode:
-        raise Misanswered(f"the client with a constant rate failed: {told.stderr[-500:]}")
-    paced = Paced(**json.loads(told.stdout))
-    if paced.wrong:
-        raise Misanswered(f"{paced.wrong} of {paced.sent} answers were not 2xx")
-    return paced
+    """One window. Raises Misanswered."""
+    return at_rate(asked, HEADS, RATE, seconds=WINDOW_S, connections=CONNECTIONS)
 
 
 def _latency(rounds: list[Paced]) -> Latency:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -44,15 +45,16 @@ def measure(effort: Effort) -> Findings:
                 asked = target(running)
                 peak = median(press(asked, heads, seconds=1).rate for _ in range(min(3, effort.rounds)))
                 rate = SHARE_OF_PEAK * peak
+                round_of = partial(at_rate, heads=heads, rate=rate, seconds=SECONDS, connections=CONNECTIONS)
                 floors: list[Paced] = []
                 rounds: list[Paced] = []
                 used_s = 0.0
                 decided = running.metric("portcullis_decisions_total")
                 outage = running.metric("portcullis_decisions_total", source="outage")
                 for _ in range(min(3, effort.rounds)):
-                    floors.append(_paced(least, heads, rate))
+                    floors.append(round_of(least))
                     before_s = cpu_s(asked.pids)
-                    rounds.append(_paced(asked, heads, rate))
+                    rounds.append(round_of(asked))
                     used_s += cpu_s(asked.pids) - before_s
                 decided = running.metric("portcullis_decisions_total") - decided
                 outage = running.metric("portcullis_decisions_total", source="outage") - outage
@@ -94,8 +96,8 @@ def _middle(rounds: list[Paced]) -> Latency:
     return middle([Latency(paced.p50, paced.p99, paced.p999) for paced in rounds])
 
 
-def _paced(asked: Target, heads: Heads, rate: float) -> Paced:
-    """One round of constant rate from a process of its own, on the load's core."""
+def at_rate(asked: Target, heads: Heads, rate: float, *, seconds: float, connections: int) -> Paced:
+    """One round of constant rate from a process of its own, on the load's core. Raises Misanswered."""
     lines = [
         f"GET {heads.target} HTTP/1.1",
         "Host: 127.0.0.1",
@@ -106,8 +108,8 @@ def _paced(asked: Target, heads: Heads, rate: float) -> Paced:
         head="\r\n".join([*lines, "", ""]),
         subjects=heads.subjects,
         rate=rate,
-        seconds=SECONDS,
-        connections=CONNECTIONS,
+        seconds=seconds,
+        connections=connections,
     )
     with on_core(cores().asking):
         told = subprocess.run(

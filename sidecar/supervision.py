@@ -15,7 +15,7 @@ AGAIN_S: Final = 1.0
 _log = logging.getLogger("portcullis.tasks")
 
 
-async def persistently(name: str, work: Callable[[], Awaitable[None]]) -> None:
+async def persistently(name: str, work: Callable[[], Awaitable[object]]) -> None:
     """Do `work` until it returns or this is cancelled."""
     while True:
         try:

@@ -18,9 +18,11 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence,
 from functools import reduce
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from sidecar.core.prefix_table import PrefixTable, Runs, batches, merged_blocks, patched_blocks, table_steps
+
+T = TypeVar("T")
 
 MAX_ERRORS: Final = 20
 """Bad lines of one list file that are reported; the rest is counted."""
@@ -350,9 +352,9 @@ def networks_around(subject: str) -> Iterator[str]:
         yield write_record(_masked(record[:-1], length) + bytes((length,)))
 
 
-def finish(steps: Generator[None, None, AddressSet]) -> AddressSet:
-    """Run `build_steps` or `merge_steps` to the end, where blocking does no harm."""
-    result: list[AddressSet] = []
+def finish(steps: Generator[None, None, T]) -> T:
+    """Run steps to their end, where blocking does no harm."""
+    result: list[T] = []
 
     def drain() -> Generator[None, None, None]:
         result.append((yield from steps))

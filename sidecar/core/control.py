@@ -28,6 +28,7 @@ from heapq import heappop, heappush
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from sidecar.core.addresses import finish
 from sidecar.core.layers import LayeredSet
 from sidecar.core.permits import NO_PERMITS, Permits
 
@@ -138,17 +139,17 @@ class Control:
     deny, allow, exempt, passes   run-time entries alone, beside those of the configuration
     attack                        field of the table -> entry, `global` among them
     overrides                     `<limit> key:<ID>`, `<limit> tenant:<T>` or `<limit> address:<CIDR>` -> entry;
-                                  `permits` is the same, to be found by subject, when that is known already
+    compiled                      the same, to be found by subject; made here unless `permits` brings it
     attacked                      the `key:<ID>` and `tenant:<T>` whose requests alone are refused now
     attack_on                     whether attack mode is on; None when nobody ever said
     """
 
     __slots__ = (
-        "_permits",
         "allow",
         "attack",
         "attack_on",
         "attacked",
+        "compiled",
         "deny",
         "epoch",
         "exempt",
@@ -175,18 +176,13 @@ class Control:
         said = attack.get(GLOBAL)
         self.attack_on = None if said is None else said.members().get("on") is True
         if permits is None:
-            permits = _ended(Permits.steps(overrides)) if overrides else NO_PERMITS
-        self._permits = permits
-
-    @property
-    def compiled(self) -> Permits:
-        """The overrides, found by subject."""
-        return self._permits
+            permits = finish(Permits.steps(overrides)) if overrides else NO_PERMITS
+        self.compiled = permits
 
     @property
     def overridden(self) -> frozenset[str]:
         """The names of the limits that have an override."""
-        return self._permits.limits
+        return self.compiled.limits
 
     @property
     def lists(self) -> dict[str, LayeredSet]:
@@ -199,7 +195,7 @@ class Control:
         Empty names are not looked for. A key's override beats its tenant's, and that the most specific
         network's around the address.
         """
-        return self._permits.find(limit, key=key, tenant=tenant, address=address)
+        return self.compiled.find(limit, key=key, tenant=tenant, address=address)
 
 
 _NOBODY: Final = LayeredSet()
@@ -376,16 +372,6 @@ def _changed(
     for field, entry in changes.items():
         _put(changed, table, field, entry, now_ms)
     return changed
-
-
-def _ended(steps: Generator[None, None, Permits]) -> Permits:
-    """Run steps where blocking does no harm."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as ended:
-            permits: Permits = ended.value
-            return permits
 
 
 def _put(entries: dict[str, Entry], table: str, field: str, entry: Entry | None, now_ms: int) -> None:

@@ -16,7 +16,7 @@ from sidecar.control.follow import Follower, News
 from sidecar.core.control import EMPTY, LISTS, Book, Control, Epoch
 from sidecar.store import StoreUnavailable, scripts
 from sidecar.store.redis import RedisStore, RedisSubscription, SharedStore
-from tests.servers import POLL_S
+from tests.servers import POLL_S, WITHIN_S
 from tests.stores import StoreServer
 
 T = TypeVar("T")
@@ -252,7 +252,7 @@ def running(follower: Follower) -> Iterator[None]:
         task.cancel()
 
 
-async def until(condition: Callable[[], bool], what: str, *, within_s: float = 10.0) -> float:
+async def until(condition: Callable[[], bool], what: str, *, within_s: float = WITHIN_S) -> float:
     """Look until `condition` is true; how many seconds that took. Raises AssertionError that names `what`."""
     loop = asyncio.get_running_loop()
     begun_s = loop.time()

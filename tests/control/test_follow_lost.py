@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.control.follow import REMEMBERED, REMEMBERED_FIELDS
 from sidecar.core.control import GLOBAL
+from sidecar.store.redis import RedisStore
 from tests.control.fleet_double import FaultyStore, Replica, dump, fail_over, shown
 from tests.control.test_changes import AUDIT, EPOCH, LOG, entries
 from tests.control.test_follow_store import (
@@ -211,8 +212,8 @@ def test_it_says_attack_mode_again_although_the_store_fails_in_between(
     async def scenario() -> None:
         faulty: list[FaultyStore] = []
 
-        def through(store: object) -> FaultyStore:
-            faulty.append(FaultyStore(store))  # type: ignore[arg-type]  # the double's own store
+        def through(store: RedisStore) -> FaultyStore:
+            faulty.append(FaultyStore(store))
             return faulty[-1]
 
         for faultless in count():

@@ -11,6 +11,7 @@ import pytest
 from sidecar.control.changes import Changed
 from sidecar.control.follow import DELTAS, PERIOD_S
 from sidecar.core.control import EMPTY, GLOBAL, Control, Entry
+from sidecar.store.redis import RedisStore
 from tests.control.fleet_double import FaultyStore, Relay, Replica, dump, fail_over, running, shown, until
 from tests.control.test_changes import LOG
 from tests.stores import StoreServer
@@ -185,8 +186,8 @@ def test_it_adopts_nothing_when_the_store_fails_in_the_middle(any_store: StoreSe
     async def scenario() -> None:
         faulty: list[FaultyStore] = []
 
-        def through(store: object) -> FaultyStore:
-            faulty.append(FaultyStore(store))  # type: ignore[arg-type]  # the double's own store
+        def through(store: RedisStore) -> FaultyStore:
+            faulty.append(FaultyStore(store))
             return faulty[-1]
 
         async with Replica(any_store, PREFIX, "") as writer:

@@ -7,6 +7,7 @@ import base64
 import os
 import stat
 from collections.abc import Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -366,7 +367,7 @@ def test_it_warns_and_tries_again_where_it_cannot_write(tmp_path: Path) -> None:
         try:
             for times in (1, 2):
                 keeper.changed()
-                await until(lambda times=times: len(warnings) == times, "it warns")  # type: ignore[misc]  # mypy cannot infer it
+                await until(partial(_many, warnings, times), "it warns")
             folder.mkdir()
             keeper.changed()
             epoch = str(book.control.epoch).encode()
@@ -378,6 +379,10 @@ def test_it_warns_and_tries_again_where_it_cannot_write(tmp_path: Path) -> None:
         assert shown((await read(folder)).control) == shown(book.control)
 
     run(scenario())
+
+
+def _many(things: list[str], number: int) -> bool:
+    return len(things) == number
 
 
 def _text(path: Path) -> bytes:
