@@ -233,10 +233,6 @@ class AddressSet:
         """Changes in the overlay: worth a merge from about a thousand, or with removals at leisure."""
         return len(self._added) + len(self._removed)
 
-    def merge_steps(self) -> Generator[None, None, AddressSet]:
-        """The same prefixes without an overlay: a generator like that of `build_steps`."""
-        return self.union_steps([self])
-
     def __len__(self) -> int:
         """Different prefixes, whether or not one lies inside another."""
         return len(self._v4) + len(self._v6) + len(self._added) - len(self._removed)

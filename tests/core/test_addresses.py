@@ -244,7 +244,7 @@ def test_it_follows_changes_as_the_oracle_does(
         agrees(before, former, asked)
         agrees(subject, oracle, asked)
         if merge:
-            subject = finish(subject.merge_steps())
+            subject = finish(AddressSet.union_steps([subject]))
             assert subject.pending == 0
             agrees(subject, oracle, asked)
 
