@@ -70,6 +70,13 @@ class Mode(Enum):
     SHADOW = "shadow"
 
 
+class Counts(Enum):
+    """What a limit counts: requests, or credentials that were tried and are not valid."""
+
+    REQUESTS = "requests"
+    CREDENTIAL_FAILURES = "credential_failures"
+
+
 class Outage(Enum):
     """What a limit does while the store is silent."""
 
@@ -97,6 +104,54 @@ class Match:
     hosts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    """`anonymous`, `client` or `server`: of the credential; so `plans`, and `scopes`, of which one is enough."""
+    plans: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+
+    @property
+    def who(self) -> bool:
+        """Whether it depends on who asks."""
+        return bool(self.kinds or self.plans or self.scopes)
+
+
+class Severity(Enum):
+    """How bad it is that a pattern matches. The value is the score, as in the OWASP core rule set."""
+
+    CRITICAL = 5
+    ERROR = 4
+    WARNING = 3
+    NOTICE = 2
+
+
+class Place(Enum):
+    """Where a pattern looks."""
+
+    PATH = "path"
+    QUERY = "query"
+    """As sent."""
+    VALUES = "values"
+    """Of the query, decoded."""
+    HEADERS = "headers"
+    """The ones that the filter names."""
+
+
+class Suspicion(NamedTuple):
+    """One pattern: an RE2 expression, the places where it looks, and its severity. `name` is `<set>/<name>`."""
+
+    name: str
+    expression: str
+    places: tuple[Place, ...]
+    severity: Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Detecting:
+    """What a filter looks for: patterns, the score from which on it objects, and headers (lower-case names)."""
+
+    suspicions: tuple[Suspicion, ...]
+    threshold: int
+    headers: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +185,8 @@ class Limit:
     block_ms: int = 0
     lease: bool = True
     plans: Mapping[str, int] = field(default_factory=dict)
+    """Other permits for the principals of a plan."""
+    counts: Counts = Counts.REQUESTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +207,13 @@ class Filter:
     """Bytes."""
     tls_min: str | None = None
     """`1.0`, `1.1`, `1.2` or `1.3`."""
+    kinds: tuple[str, ...] = ()
+    """The kinds of principals that may pass, and to whom it opens what it matches."""
+    scopes: tuple[str, ...] = ()
+    """All of them are demanded."""
+    origins: tuple[str, ...] = ()
+    """Rules for the web origin of client keys and preflights, see `origins`."""
+    detecting: Detecting | None = None
 
 
 class Request:
@@ -161,7 +225,8 @@ class Request:
     content_type     media type as sent, or None
     content_length   bytes, or None when the proxy did not say
     tls              `1.2`, `1.3`, ... or None when the proxy did not say
-    key              the credential as sent, or None; never logged, never stored
+    query            raw, without the question mark; may hold a secret: never logged, never stored
+    key              the credential as presented (see `credentials`), or None; never logged, never stored
     headers          lower-case name -> value, bytes, as the proxy passed them
     request_id       the client's X-Request-Id when it is fit to pass on, else None
     malformed        why the request cannot be judged, or None
@@ -173,6 +238,7 @@ class Request:
     content_type: bytes | None = None
     content_length: int | None = None
     tls: str | None = None
+    query = b""
     key: bytes | None = None
     request_id: bytes | None = None
     malformed: str | None = None
@@ -191,6 +257,7 @@ class Request:
         content_type: bytes | None = None,
         content_length: int | None = None,
         tls: str | None = None,
+        query: bytes = b"",
         key: bytes | None = None,
         request_id: bytes | None = None,
         malformed: str | None = None,
@@ -209,6 +276,8 @@ class Request:
             self.content_length = content_length
         if tls is not None:
             self.tls = tls
+        if query:
+            self.query = query
         if key is not None:
             self.key = key
         if request_id is not None:
@@ -231,6 +300,10 @@ class Quota(NamedTuple):
     """Whole seconds until the quota grows, rounded up; 0 when nothing is used."""
 
 
+ANONYMOUS: Final = b"X-Portcullis-Key: \r\nX-Portcullis-Tenant: \r\nX-Portcullis-Plan: \r\n"
+"""Always there on an allow, empty when anonymous: a proxy that copies them overwrites what a client sent."""
+
+
 class Verdict:
     """The answer to one request; a front writes it in its proxy's form.
 
@@ -244,6 +317,8 @@ class Verdict:
     shadow        names of the shadow rules that would have refused
     methods       what a 405 allows (`Allow`)
     key_id        the public id of the credential, b"" when anonymous
+    identity      the header lines that tell the application who asks, of an allow
+    allow_origin  the web origin that may read this refusal (`Access-Control-Allow-Origin`), else b""
     """
 
     status = 200
@@ -256,6 +331,8 @@ class Verdict:
     shadow: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     key_id = b""
+    identity = ANONYMOUS
+    allow_origin = b""
     _quotas: tuple[Quota, ...] = ()
     _limits: tuple[Limit, ...] = ()
     _left: tuple[int, ...] = ()
