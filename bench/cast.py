@@ -42,14 +42,21 @@ NEVER_LEASED: Final = TWO_LIMITS.replace("window: 1m", "window: 1m, lease: never
 
 
 def asked_by_nginx(
-    path: str, *, address: str = CLIENT, novel: bool = False, subjects: int = 1, refused: bool = False
+    path: str,
+    *,
+    method: str = "GET",
+    address: str = CLIENT,
+    novel: bool = False,
+    subjects: int = 1,
+    refused: bool = False,
+    headers: tuple[tuple[str, str], ...] = (),
 ) -> Heads:
-    """What nginx's auth_request sends for a browser's GET; `novel` heads never come again."""
+    """What nginx's auth_request sends for a browser's request; `novel` heads never come again."""
     return Heads(
         "/auth/nginx",
         (
             ("X-Real-IP", address),
-            ("X-Original-Method", "GET"),
+            ("X-Original-Method", method),
             ("X-Original-URI", f"{path}?n={{n}}" if novel else path),
             ("X-Forwarded-Host", "shop.example"),
             ("X-Forwarded-Proto", "https"),
@@ -58,6 +65,7 @@ def asked_by_nginx(
                 "Mozilla/5.0 (X11; Linux x86_64) bench/{n}" if novel else "Mozilla/5.0 (X11; Linux x86_64)",
             ),
             ("Accept", "*/*"),
+            *headers,
         ),
         subjects,
         refused,

@@ -7,6 +7,8 @@
     canonical_path           a plain path, and one with an escape and a dot segment
     front.read               nginx's headers into a Request
     answers.allow            the bytes of an allow with two quotas
+    prove                    a key whose record is known, or a token: nobody has proved it before
+    known                    one that was proved, known again
 
 The least, because everything that disturbs a timing makes it longer. Each includes some 15 ns of the loop around it.
 """
@@ -17,6 +19,7 @@ import gc
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,18 +29,29 @@ from bench.rounds import Effort
 from bench.rows import Findings, Row
 from sidecar.config import parse
 from sidecar.core.addresses import AddressSet
+from sidecar.core.bound import Bound
 from sidecar.core.decide import judge
 from sidecar.core.ledger import GrantRow, Ledger
 from sidecar.core.model import Request, Source
 from sidecar.core.paths import canonical_path
-from sidecar.core.policy import Bound, Policy
+from sidecar.core.policy import Policy
+from sidecar.core.principals import Principal
+from sidecar.core.proofs import Proofs
+from sidecar.core.tokens import KeySet, Trust
 from sidecar.fronts import Head, answers
+from sidecar.fronts.credentials import opaque
 from sidecar.fronts.nginx import NginxFront
+from tests import issuers
+from tests.doubles import presented, registered
+from tests.issuers import Foreign, claims, eddsa, es256, jwks, rs256
 
 CALLS: Final = 1_000
 BATCH: Final = 128
+PROVED: Final = 50
+"""Proofs in a row: so many still fit between two disturbances."""
 HASH_KEY: Final = b"k" * 32
 NOW_MS, FAR_MS = 1_000.0, 1e12
+WALL_MS: Final = issuers.NOW_MS
 
 T = TypeVar("T")
 
@@ -53,7 +67,7 @@ def measure(effort: Effort) -> Findings:
     prefixes = AddressSet(listed(10_000))
     chance = random.Random(3)
     addresses = [".".join(str(chance.randrange(256)) for _ in range(4)) for _ in range(CALLS)]
-    front = NginxFront(credential_headers=(b"x-api-key",), legacy_headers=False)
+    front = NginxFront(credentials=opaque((b"x-api-key",)), legacy_headers=False)
     head = _head()
     bound = _leased()
     verdict = judge(bound, False, NOW_MS, Source.MEMORY)
@@ -99,7 +113,31 @@ def measure(effort: Effort) -> Findings:
         "front.read: nginx": least_ns(_nothing, reading, CALLS, for_s),
         "answers.allow: two quotas": least_ns(_nothing, answering, CALLS, for_s),
     }
-    return Findings([Row(f"micro: {name}", cost, unit="ns") for name, cost in costs.items()])
+    rows = [Row(f"micro: {name}", cost, unit="ns") for name, cost in costs.items()]
+    return Findings(rows + _proving(for_s))
+
+
+def _proving(for_s: float) -> list[Row]:
+    signers = (eddsa(), es256(), rs256())
+    issuer = Foreign(algorithms=tuple(signer.algorithm for signer in signers))
+    trust = Trust(None, (issuer,), {issuer.name: KeySet.parse(jwks(*signers), issuer.algorithms)})
+    proofs = Proofs(digest_key=HASH_KEY, hash_key=HASH_KEY, roles={}, trust=trust)
+    proofs.ask(["k_a"])
+    proofs.answer({"k_a": registered("k_a", scopes=["orders.write"], hash_key=HASH_KEY)})
+    credentials = {"a key": presented("k_a")}
+    credentials |= {f"a token, {signer.algorithm}": b"b" + signer.token(claims()) for signer in signers}
+    rows = []
+    for name, credential in credentials.items():
+        for verb, ask in (("prove", proofs.prove), ("known", proofs.known)):
+            assert isinstance(ask(credential, WALL_MS), Principal), name
+            cost = least_ns(_nothing, partial(_asking, ask, credential), PROVED, for_s)
+            rows.append(Row(f"micro: {verb}: {name}", cost / 1_000, unit="µs"))
+    return rows
+
+
+def _asking(ask: Callable[[bytes, int], object], credential: bytes, _: None) -> None:
+    for _call in range(PROVED):
+        ask(credential, WALL_MS)
 
 
 def least_ns(prepare: Callable[[], T], work: Callable[[T], None], calls: int, for_s: float) -> float:

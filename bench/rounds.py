@@ -67,7 +67,7 @@ class Alternated(NamedTuple):
     def floor_rate(self) -> float:
         return median(load.rate for load in self.floors)
 
-    def row(self, title: str, name: str, goal: Goal, note: str = "") -> Row:
+    def row(self, title: str, name: str, goal: Goal | None, note: str = "") -> Row:
         """The row of what is measured as `name`, against the floor."""
         busy = median(load.busy for load in self.loads[name])
         words = [

@@ -12,11 +12,14 @@ from sidecar.core.addresses import AddressSet
 from sidecar.core.control import Control
 from sidecar.core.ledger import Ledger
 from sidecar.core.model import Mode
-from sidecar.core.policy import Policy
-from sidecar.fronts import Front
+from sidecar.core.policy import IN_QUERY, Policy
+from sidecar.core.query_names import CredentialNames
+from sidecar.fronts import Front, credentials
 from sidecar.fronts.api import ApiFront
+from sidecar.fronts.credentials import CredentialReader
 from sidecar.fronts.envoy import EnvoyFront
 from sidecar.fronts.forward import ForwardFront
+from sidecar.fronts.heads import HeadTable
 from sidecar.fronts.nginx import NginxFront
 from sidecar.metrics import Layout
 
@@ -32,7 +35,7 @@ class Lists(NamedTuple):
 
 def policy_of(config: Config, lists: Lists, *, control: Control, ledger: Ledger, hash_key: bytes) -> Policy:
     """The configuration's rules under a control state, compiled, with counters of their own in `ledger`."""
-    attack = config.attack_mode
+    attack, credentials = config.attack_mode, config.credentials
     return Policy(
         ledger=ledger,
         control=control,
@@ -48,7 +51,11 @@ def policy_of(config: Config, lists: Lists, *, control: Control, ledger: Ledger,
         ipv6_prefix=config.ipv6_prefix,
         prefix=config.store.prefix,
         hash_key=hash_key,
-        hashed_headers=config.credentials.headers,
+        hashed_headers={*credentials.headers, *reader_of(config).names},
+        registry=credentials.mode == "registry",
+        tenants={tenant: AddressSet(cidrs) for tenant, cidrs in credentials.tenants.items()},
+        query_names=CredentialNames(credentials.query.names),
+        query_mode=credentials.query.mode,
     )
 
 
@@ -57,6 +64,8 @@ def layout_of(config: Config, before: Layout | None = None) -> Layout:
     limits = [limit.name for limit in config.limits]
     shadows = [limit.name for limit in config.limits if limit.mode is Mode.SHADOW]
     shadows += [rule.name for rule in config.filters if rule.mode is Mode.SHADOW]
+    if config.credentials.query.mode is Mode.SHADOW:
+        shadows.append(IN_QUERY)
     return Layout(limits, shadows) if before is None else before.extended(limits, shadows)
 
 
@@ -76,21 +85,39 @@ def networks_of(config: Config) -> tuple[tuple[str, ...], ...]:
     return addresses.deny, addresses.allow, addresses.exempt, config.attack_mode.passes
 
 
+def reader_of(config: Config) -> CredentialReader:
+    """What this configuration takes for a credential."""
+    said = config.credentials
+    match said.mode:
+        case "none":
+            return credentials.nobody()
+        case "registry":
+            return credentials.registry(
+                headers=said.headers, bearer=said.bearer, server=said.server, client=said.client
+            )
+        case _:
+            return credentials.opaque(said.headers)
+
+
+def heads_of(config: Config) -> HeadTable:
+    """Where heads that come again are remembered, but for those that carry a credential."""
+    return HeadTable(credential_headers={*config.credentials.headers, *reader_of(config).names})
+
+
 def fronts_of(config: Config) -> list[Front]:
     """Every front, with what this configuration tells it."""
-    identify = config.credentials.mode != "none"
-    credentials = config.credentials.headers if identify else ()
+    reader = reader_of(config)
     trusted = AddressSet(config.trusted_proxies)
     legacy = config.legacy_headers
     envoy_address = cast("Literal['real_ip', 'forwarded']", config.fronts.envoy_address)
     return [
-        NginxFront(credential_headers=credentials, legacy_headers=legacy),
+        NginxFront(credentials=reader, legacy_headers=legacy),
         EnvoyFront(
-            credential_headers=credentials,
+            credentials=reader,
             trusted=trusted,
             envoy_address=envoy_address,
             legacy_headers=legacy,
         ),
-        ForwardFront(credential_headers=credentials, trusted=trusted, legacy_headers=legacy),
-        ApiFront(credential_headers=credentials, legacy_headers=legacy),
+        ForwardFront(credentials=reader, trusted=trusted, legacy_headers=legacy),
+        ApiFront(credentials=reader, legacy_headers=legacy),
     ]

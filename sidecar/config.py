@@ -1,6 +1,6 @@
 """The configuration: from `portcullis.yaml` to frozen values, whole or not at all.
 
-`load` finds and reads the document and the address lists that it names; `parse` does the same
+`load` finds and reads the document and the files that it names (lists, keys); `parse` does the same
 for text. Either returns a `Config` in which nothing is left to check, or raises one
 `ConfigError` with every problem that could be found. How the document is written is `document`'s.
 
@@ -13,7 +13,6 @@ environment except the two that are named here; tokens and hash keys are `serve`
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -22,19 +21,36 @@ from typing import Final
 
 import msgspec
 
+from sidecar.config_credentials import (
+    ClaimNames,
+    Credentials,
+    Issuer,
+    JwksUrl,
+    QueryNames,
+    Tokens,
+    credentials_of,
+)
+from sidecar.config_files import Folder, read_text
+from sidecar.config_listen import AdminTls, Listen, PublicTls, listen_of
 from sidecar.core.addresses import parse_cidrs
 from sidecar.core.model import Filter, Limit
 from sidecar.core.trigger import Thresholds
 from sidecar.document.notations import (
-    MAX_SOCKET_PATH,
     Endpoint,
     TcpEndpoint,
     UnixEndpoint,
     redacted_url,
     store_url,
 )
-from sidecar.document.rules import filter_of, filters_without_demand, limit_of, same_names
-from sidecar.document.schema import TRIGGER_FOR_MS, TRIGGER_QUIET_MS, Document, ListSection, TriggerSection
+from sidecar.document.registry import public_without_tokens, without_registry
+from sidecar.document.rules import filter_of, filters_without_demand, limit_of, pattern_sets, same_names
+from sidecar.document.schema import (
+    TRIGGER_FOR_MS,
+    TRIGGER_QUIET_MS,
+    Document,
+    ListSection,
+    TriggerSection,
+)
 from sidecar.document.walk import Problem, read_struct, shown
 from sidecar.document.yaml_text import YamlRefused, read_yaml
 
@@ -42,15 +58,21 @@ __all__ = [
     "Addresses",
     "AdminTls",
     "AttackMode",
+    "ClaimNames",
     "Config",
     "ConfigError",
     "Credentials",
     "Endpoint",
     "Fronts",
+    "Issuer",
+    "JwksUrl",
     "Listen",
     "Problem",
+    "PublicTls",
+    "QueryNames",
     "StoreConfig",
     "TcpEndpoint",
+    "Tokens",
     "UnixEndpoint",
     "changes_needing_restart",
     "find",
@@ -62,32 +84,7 @@ CONFIG_VARIABLE: Final = "PORTCULLIS_CONFIG"
 STORE_URL_VARIABLE: Final = "PORTCULLIS_STORE_URL"
 DEFAULT_NAME: Final = "portcullis.yaml"
 
-MAX_FILE_BYTES: Final = 64 << 20
-"""Of one file: a list of a million networks is some 20 MB."""
-
 _NO_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class AdminTls:
-    """PEM files of the admin plane's TLS. With `client_ca` clients have to show a certificate it signed."""
-
-    cert: Path
-    key: Path
-    client_ca: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """Where the planes listen, and the bounds on the check plane's connections."""
-
-    check: tuple[Endpoint, ...]
-    admin: Endpoint
-    admin_tls: AdminTls | None
-    health: Endpoint | None
-    idle_s: float
-    max_connections: int
-    grace_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +129,6 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """`mode` is "none" or "opaque"; `headers` are lower-case names of headers that carry a key."""
-
-    mode: str
-    headers: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Fronts:
     """`envoy_address` is "real_ip" or "forwarded"."""
 
@@ -150,7 +139,7 @@ class Fronts:
 class Config:
     """Everything that an operator decided, in the gate's units; nothing here is left to check.
 
-    files   the document and the address lists: what a reload should watch
+    files   the document, the address lists and the keys: what a reload should watch
     digest  16 hexadecimal digits that change when the meaning does; see `_digest`
     """
 
@@ -209,7 +198,7 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
     found = find(path, env)
     if found is None:
         return parse("", name="defaults", folder=Path(), env=env)
-    text, problem = _read_text(found)
+    text, problem = read_text(found)
     if problem:
         raise ConfigError(str(found), [Problem("", f"the configuration {problem}")])
     config = parse(text, name=str(found), folder=found.parent, env=env)
@@ -230,12 +219,21 @@ def parse(text: str, *, name: str, folder: Path, env: Mapping[str, str] = _NO_EN
     document = read_struct(tree, Document, problems)
     url = _effective_url(document, env, problems)
     problems.extend(same_names(tree))
+    problems.extend(pattern_sets(tree))
     problems.extend(filters_without_demand(document, problems))
-    config = _meaning(document, url, folder.absolute(), problems)
+    problems.extend(public_without_tokens(tree))
+    if document.credentials.mode != "registry" and not _unread("credentials.mode", problems):
+        problems.extend(without_registry(tree))
+    config = _meaning(document, url, Folder(folder.absolute(), problems), problems)
     if problems:
         placed = [replace(problem, line=problem.line or _line(problem.path, lines)) for problem in problems]
         raise ConfigError(name, sorted(placed, key=lambda problem: problem.line))
     return replace(config, digest=_digest(config))
+
+
+def _unread(key: str, problems: list[Problem]) -> bool:
+    """Whether the key, or a section around it, could not be read, so that the document holds its default."""
+    return any(key == problem.path or key.startswith(f"{problem.path}.") for problem in problems)
 
 
 def changes_needing_restart(old: Config, new: Config) -> list[str]:
@@ -256,11 +254,12 @@ def _digest(config: Config) -> str:
     """A hash of the meaning: equal for documents that say the same, whatever their key order and files.
 
     The store's password is left out: a short hash that is shown to operators would otherwise let
-    anyone who sees it try passwords.
+    anyone who sees it try passwords. Of private keys only the public half counts.
     """
     store = replace(config.store, url=redacted_url(config.store.url))
-    meaning = replace(config, store=store, files=(), digest="")
-    encoded = msgspec.json.encode(meaning, enc_hook=str, order="sorted")
+    credentials = Credentials(mode="", headers=())  # their public part stands beside it
+    meaning = replace(config, store=store, credentials=credentials, files=(), digest="")
+    encoded = msgspec.json.encode([meaning, config.credentials.public()], enc_hook=str, order="sorted")
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
@@ -271,26 +270,13 @@ def _line(path: str, lines: Mapping[str, int]) -> int:
     return lines.get(path, 0) if path else 0
 
 
-def _meaning(document: Document, url: str, folder: Path, problems: list[Problem]) -> Config:
-    files: list[Path] = []
+def _meaning(document: Document, url: str, folder: Folder, problems: list[Problem]) -> Config:
     addresses = document.addresses
-    health = document.listen.health
     return Config(
-        listen=Listen(
-            check=tuple(
-                _placed(endpoint, folder, f"listen.check[{at}]", problems)
-                for at, endpoint in enumerate(document.listen.check)
-            ),
-            admin=_placed(document.listen.admin, folder, "listen.admin", problems),
-            admin_tls=_admin_tls(document, folder, problems),
-            health=None if health is None else _placed(health, folder, "listen.health", problems),
-            idle_s=document.listen.idle_s,
-            max_connections=document.listen.max_connections,
-            grace_s=document.listen.grace_s,
-        ),
+        listen=listen_of(document.listen, folder, problems),
         workers=document.workers,
         store=_store(document, url, folder, problems),
-        state_dir=folder / document.state_dir,
+        state_dir=folder.path / document.state_dir,
         trusted_proxies=document.trusted_proxies,
         ipv6_prefix=document.ipv6_prefix,
         attack_mode=AttackMode(
@@ -301,46 +287,19 @@ def _meaning(document: Document, url: str, folder: Path, problems: list[Problem]
             trigger=_trigger(document.attack_mode.trigger),
         ),
         addresses=Addresses(
-            deny=_networks(addresses.deny, folder, "addresses.deny", files, problems),
-            allow=_networks(addresses.allow, folder, "addresses.allow", files, problems),
-            exempt=_networks(addresses.exempt, folder, "addresses.exempt", files, problems),
+            deny=_networks(addresses.deny, folder, "addresses.deny", problems),
+            allow=_networks(addresses.allow, folder, "addresses.allow", problems),
+            exempt=_networks(addresses.exempt, folder, "addresses.exempt", problems),
         ),
-        credentials=Credentials(mode=document.credentials.mode, headers=document.credentials.headers),
+        credentials=credentials_of(document.credentials, folder, problems),
         fronts=Fronts(envoy_address=document.fronts.envoy.address),
         limits=tuple(limit_of(section, document.store.outage) for section in document.limits),
-        filters=tuple(filter_of(section) for section in document.filters),
+        filters=tuple(filter_of(section, document.patterns) for section in document.filters),
         default_allow=document.default == "allow",
         legacy_headers=document.headers.legacy,
         refusals_per_s=document.log.refusals_per_s,
-        files=tuple(dict.fromkeys(files)),
+        files=tuple(dict.fromkeys(folder.watched)),
     )
-
-
-def _placed(endpoint: Endpoint, folder: Path, path: str, problems: list[Problem]) -> Endpoint:
-    if isinstance(endpoint, TcpEndpoint):
-        return endpoint
-    socket = folder / endpoint.path
-    if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
-        message = (
-            f"{shown(str(socket))}: longer than the {MAX_SOCKET_PATH} bytes that a socket's path may have"
-        )
-        problems.append(Problem(path, message))
-    return replace(endpoint, path=socket)
-
-
-def _admin_tls(document: Document, folder: Path, problems: list[Problem]) -> AdminTls | None:
-    section = document.listen.admin_tls
-    if section.cert is None or section.key is None:
-        return None
-    tls = AdminTls(
-        cert=folder / section.cert,
-        key=folder / section.key,
-        client_ca=None if section.client_ca is None else folder / section.client_ca,
-    )
-    for name, path in (("cert", tls.cert), ("key", tls.key), ("client_ca", tls.client_ca)):
-        if path is not None and not path.is_file():
-            problems.append(Problem(f"listen.admin_tls.{name}", f"{shown(str(path))}: there is no such file"))
-    return tls
 
 
 def _trigger(section: TriggerSection) -> Thresholds | None:
@@ -365,16 +324,17 @@ def _effective_url(document: Document, env: Mapping[str, str], problems: list[Pr
         return document.store.url
 
 
-def _store(document: Document, url: str, folder: Path, problems: list[Problem]) -> StoreConfig:
+def _store(document: Document, url: str, folder: Folder, problems: list[Problem]) -> StoreConfig:
     section = document.store
-    named = {"ca": section.ca, "cert": section.cert, "key": section.key}
-    placed = {key: folder / path for key, path in named.items() if path is not None}
-    for key, path in placed.items():
-        if not url.startswith("rediss://"):
+    placed: dict[str, Path] = {}
+    for key, name in (("ca", section.ca), ("cert", section.cert), ("key", section.key)):
+        if name is None:
+            continue
+        if url.startswith("rediss://"):
+            placed[key] = folder.existing(name, f"store.{key}")
+        else:
             message = f'of no use with {shown(url, secret=True)}: take "rediss://", or remove it'
             problems.append(Problem(f"store.{key}", message))
-        elif not path.is_file():
-            problems.append(Problem(f"store.{key}", f"{shown(str(path))}: there is no such file"))
     return StoreConfig(
         url=url,
         deadline_ms=section.deadline_ms,
@@ -386,35 +346,14 @@ def _store(document: Document, url: str, folder: Path, problems: list[Problem]) 
     )
 
 
-def _networks(
-    section: ListSection, folder: Path, path: str, files: list[Path], problems: list[Problem]
-) -> tuple[str, ...]:
+def _networks(section: ListSection, folder: Folder, path: str, problems: list[Problem]) -> tuple[str, ...]:
     networks = dict.fromkeys(section.cidrs)
     for at, name in enumerate(section.files):
-        file = folder / name
-        files.append(file)
-        text, problem = _read_text(file)
-        if problem:
-            problems.append(Problem(f"{path}.files[{at}]", f"{shown(str(file))}: the list {problem}"))
+        text = folder.text(name, f"{path}.files[{at}]", "the list")
+        if text is None:
             continue
         try:
             networks.update(dict.fromkeys(parse_cidrs(text, str(name))))
         except ValueError as exc:
             problems.extend(Problem(f"{path}.files[{at}]", line) for line in str(exc).splitlines())
     return tuple(networks)
-
-
-def _read_text(path: Path) -> tuple[str, str]:
-    """The text of a file, or ("", what is wrong with it)."""
-    try:
-        if not path.is_file():  # a pipe would keep the gate waiting for ever
-            return "", "is not a file" if path.exists() else "does not exist"
-        if path.stat().st_size > MAX_FILE_BYTES:
-            return "", f"is larger than {MAX_FILE_BYTES >> 20} MiB"
-        return path.read_text(encoding="utf-8-sig"), ""
-    except UnicodeDecodeError as exc:
-        return "", f"is not UTF-8 text (byte {exc.start})"
-    except OSError as exc:
-        return "", f"cannot be read: {exc.strerror}"
-    except ValueError:
-        return "", "has a path that no file can have"

@@ -9,24 +9,27 @@ Does not know about the rest of README, nor about secrets, which are no keys of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, get_args, get_origin
 
 import msgspec
 
+from sidecar.core.starter_patterns import STARTER
+from sidecar.document.credentials import JWKS_REFRESH_MS, JwtSection
 from sidecar.document.notations import TcpEndpoint, shown_ms
 from sidecar.document.schema import (
+    DETECTING_THRESHOLD,
     TRIGGER_FOR_MS,
     TRIGGER_QUIET_MS,
-    CostSection,
     Document,
     FilterSection,
     LimitSection,
     MatchSection,
+    PatternSection,
 )
-from sidecar.document.walk import form_of, is_later, is_union
+from sidecar.document.walk import form_of, struct_arm
 
 BEGIN: Final = "<!-- reference:begin -->"
 END: Final = "<!-- reference:end -->"
@@ -56,6 +59,12 @@ _SENTENCES: Final = {
     "listen.admin_tls.key": "Its private key, without a passphrase.",
     "listen.admin_tls.client_ca": "Authorities: with them, clients need a certificate that one of them signed.",
     "listen.health": "A second port with `/metrics`, `/livez` and `/readyz` alone.",
+    "listen.public": (
+        "Where issued tokens are got, and the keys that verify them. Needs `credentials.tokens`, and `public_tls` "
+        "unless it is on loopback or a unix socket."
+    ),
+    "listen.public_tls.cert": "The certificate (and its chain) that the public port shows.",
+    "listen.public_tls.key": "Its private key, without a passphrase.",
     "listen.idle_s": "Seconds until an idle connection is closed; take more than the proxy's own idle time.",
     "listen.max_connections": "Connections of the check plane at once, for each worker.",
     "listen.grace_s": "Seconds that requests in flight have at a stop.",
@@ -104,10 +113,56 @@ _SENTENCES: Final = {
     "addresses.allow.files": "Files with more of them.",
     "addresses.exempt.cidrs": "Networks that no limit counts.",
     "addresses.exempt.files": "Files with more of them.",
-    "credentials.mode": "`opaque` tells clients apart by their key, unverified; `none` reads no key.",
-    "credentials.headers": "Headers that carry a key.",
+    "credentials.mode": (
+        "`registry` checks every key against the registry; `opaque` tells clients apart by their key, unverified; "
+        "`none` reads no key."
+    ),
+    "credentials.headers": "Headers that carry a whole key: with a registry `<id>.<secret>`, else any text.",
+    "credentials.bearer": (
+        "Whether `Authorization: Bearer` is read: `<id>.<secret>`, or a token. This and all that follows but `query` "
+        "needs the registry."
+    ),
+    "credentials.server.id": "The header with the id of a server key.",
+    "credentials.server.secret": "The header with its secret.",
+    "credentials.client.id": "The header with the id of a client key.",
+    "credentials.client.secret": "The header with its secret, which is no secret: every client has it.",
+    "credentials.query.names": (
+        "Query parameters that carry credentials and should not, since every log keeps them; case does not count."
+    ),
+    "credentials.query.mode": "`enforce` refuses a request with one of them, `shadow` only reports it.",
+    "credentials.roles": "Names for several scopes: a key with the scope `role:editor` has the scopes of `editor`.",
+    "credentials.tenants": "What holds for all keys of a tenant.",
+    "credentials.tenants.<name>.cidrs": "The networks from which its keys work, beside what each key demands.",
+    "credentials.tokens": "Tokens that keys get here in exchange, on `listen.public`.",
+    "credentials.tokens.issuer": (
+        "What they name as their issuer, and where clients reach `listen.public`; `http` on loopback only."
+    ),
+    "credentials.tokens.audience": "Whom they are for.",
+    "credentials.tokens.keys": (
+        "Files with private keys (PEM; Ed25519 or P-256). The first signs, all are trusted: put a new one in front, "
+        "and take the old one out once its tokens have ended."
+    ),
+    "credentials.tokens.ttl": "How long one is good for.",
+    "credentials.jwt": "Other issuers whose tokens are credentials.",
+    "credentials.jwt[].name": "What the gate calls it: in logs, and in the ids of its subjects.",
+    "credentials.jwt[].issuer": "The `iss` of its tokens, compared whole.",
+    "credentials.jwt[].audiences": "The `aud` of a token must be among these.",
+    "credentials.jwt[].algorithms": "Signatures that are believed.",
+    "credentials.jwt[].jwks.file": "A file with its public keys. Either this or `url`.",
+    "credentials.jwt[].jwks.url": "Where they are fetched; `http` on loopback only.",
+    "credentials.jwt[].jwks.refresh": "How often.",
+    "credentials.jwt[].leeway": "How far its clock may be off.",
+    "credentials.jwt[].claims.subject": "The claim that names who asks.",
+    "credentials.jwt[].claims.scopes": "The claim with the scopes, as a list or one text; `''` reads none.",
+    "credentials.jwt[].claims.tenant": "The claim with the tenant.",
+    "credentials.jwt[].claims.plan": "The claim with the plan.",
     "fronts.envoy.address": (
         "The Envoy front takes the client's address from `X-Real-IP`, or walks along `X-Forwarded-For`."
+    ),
+    "patterns": (
+        "Sets of patterns of your own, by name, for filters. There are already: "
+        + ", ".join(f"`{name}`" for name in STARTER)
+        + "."
     ),
     "limits": "The limits, in order; `[]` for none.",
     "filters": "The filters, in order; every one that matches must be content.",
@@ -116,8 +171,8 @@ _SENTENCES: Final = {
     "log.refusals_per_s": "The most refusals that are logged in a second; 0 logs none.",
     "limits[].name": "Its name in headers, metrics and logs.",
     "limits[].per": (
-        "What is counted apart, all of the list together. A limit whose `key` or `header:` is absent from a "
-        "request does not apply to it. `route` is the first of `match.paths` that matches, or `*`."
+        "What is counted apart, all of the list together. A limit whose `key`, `tenant` or `header:` is absent "
+        "from a request does not apply to it. `route` is the first of `match.paths` that matches, or `*`."
     ),
     "limits[].permits": "The most that any interval as long as the window admits; 0 is always closed.",
     "limits[].window": "The length of that interval.",
@@ -133,20 +188,50 @@ _SENTENCES: Final = {
     "limits[].cost.max": "The most that it may say.",
     "limits[].block_for": "How long a counter stays closed once it refused. Such a limit never leases.",
     "limits[].lease": "`auto` lets a process ask for more permits than it needs at once; `never` does not.",
-    "limits[].plans": "Permits by the plan of the key, instead of `permits`.",
-    "limits[].counts": "What is counted.",
+    "limits[].plans": "Permits by the plan of the key, instead of `permits`. Needs the registry.",
+    "limits[].counts": (
+        "`credential_failures` counts credentials that were tried and are not valid, and refuses before the next is "
+        "tried. Needs the registry; nobody is known then, so count by address, route, host or header."
+    ),
     "filters[].name": "Its name in metrics and logs.",
     "filters[].match": "Which requests it concerns.",
     "filters[].mode": "`shadow` counts and reports, and never refuses.",
     "filters[].require": "The address must be in the allow list.",
     "filters[].deny": "`true` refuses whatever matches.",
     "filters[].methods": "Methods that may be used.",
-    "filters[].content_types": "Media types that a body may have, `image/*` too; parameters do not count.",
+    "filters[].content_types": (
+        "Media types that a body may have, `image/*` and `application/*+json` too; parameters do not count."
+    ),
     "filters[].max_body": "The longest body.",
     "filters[].tls_min": "The oldest TLS version.",
+    "filters[].kinds": (
+        "Who may pass: with a registry only server keys where no filter says so, and clients and `anonymous` only "
+        "where every filter that matches and has `kinds` names them. `client` keys are public: they ship in clients."
+    ),
+    "filters[].scopes": "Scopes of the key or the token, all of which are demanded. Needs the registry.",
+    "filters[].origins": (
+        "Web origins from which client keys may be used here: `example.com`, `.example.com` (subdomains), "
+        "`https://app.example.com:8443` or `*`."
+    ),
+    "filters[].patterns": "Sets of patterns that are sought; each one that is found adds its severity to the score.",
+    "filters[].threshold": "The score from which on a request is refused.",
+    "filters[].headers": "Headers in which patterns with `headers` look.",
+    "patterns.<name>[].name": "Its name in logs and explanations, as `<set>/<name>`.",
+    "patterns.<name>[].pattern": (
+        "Sought anywhere in the text, as RE2 does: no look-around, no back-references, and time that grows with the "
+        "text only. `(?i)` in front takes either case."
+    ),
+    "patterns.<name>[].in": (
+        "Where it looks: the canonical `path`, the `query` as sent, its `values` decoded, the `headers` that the "
+        "filter names."
+    ),
+    "patterns.<name>[].severity": "What it adds to the score: 5, 4, 3 or 2.",
     "match.hosts": "Hosts, without port; case does not count.",
     "match.methods": "Methods.",
     "match.paths": "Canonical paths: decoded, without query; case counts.",
+    "match.kinds": "Kinds of credentials. This and what follows needs the registry.",
+    "match.plans": "Plans of the key or the token.",
+    "match.scopes": "Scopes, of which one is enough.",
 }
 
 _DEFAULTS: Final = {
@@ -154,6 +239,15 @@ _DEFAULTS: Final = {
     "limits[].outage": "that of the store",
     "limits[].cost.max": "`permits`",
     "credentials.headers": '`["X-Api-Key"]`',
+    "credentials.server.id": "`X-App-Id`",
+    "credentials.server.secret": "`X-App-Token`",
+    "credentials.client.id": "`X-Client-Application-Id`",
+    "credentials.client.secret": "`X-Client-Token`",
+    "credentials.query.mode": "`enforce` with a registry, else `shadow`",
+    "credentials.jwt[].jwks.refresh": f"`{shown_ms(JWKS_REFRESH_MS)}`",
+    "filters[].threshold": f"`{DETECTING_THRESHOLD}`",
+    "filters[].headers": '`["User-Agent", "Referer"]`',
+    "listen.public": "`off`",
     "listen.health": "`off`",
     "attack_mode.trigger.for": f"`{shown_ms(TRIGGER_FOR_MS)}`",
     "attack_mode.trigger.quiet": f"`{shown_ms(TRIGGER_QUIET_MS)}`",
@@ -163,62 +257,68 @@ _DEFAULTS: Final = {
 """Where the schema's own value would not tell an operator what happens."""
 
 
+_TABLES: Final[tuple[tuple[type[msgspec.Struct], str], ...]] = (
+    (Document, ""),
+    (JwtSection, "credentials.jwt[]"),
+    (LimitSection, "limits[]"),
+    (FilterSection, "filters[]"),
+    (MatchSection, "match"),
+    (PatternSection, "patterns.<name>[]"),
+)
+"""What has a table of its own."""
+
+_HEADINGS: Final = {
+    "credentials.jwt[]": "Each item of `credentials.jwt`:",
+    "limits[]": "Each item of `limits`:",
+    "filters[]": (
+        "Each item of `filters`, which needs a demand (all but the first three) unless `default` is `deny`:"
+    ),
+    "match": (
+        "`match` of either; what is present must match, and without any of it everything does. In a "
+        "pattern `*` matches anything, `/` included, and `/x/*` also matches `/x`:"
+    ),
+    "patterns.<name>[]": "Each item of a set in `patterns`:",
+}
+
+
 def reference() -> str:
     """The whole reference, without markers; ends with a newline.
 
     Raises KeyError for a key of the schema without a sentence, and the other way round.
     """
-    rules = {"limits[]", "filters[]"}
-    parts = [
-        _INTRODUCTION,
-        _ENVIRONMENT,
-        _table(_rows(Document, "", stop=rules)),
-        "Each item of `limits`:",
-        _table(_rows(LimitSection, "limits[]", stop={"limits[].match"})),
-        "Each item of `filters`, which needs a demand (all but the first three) unless `default` is `deny`:",
-        _table(_rows(FilterSection, "filters[]", stop={"filters[].match"})),
-        (
-            "`match` of either; what is present must match, and without any of it everything does. In a "
-            "pattern `*` matches anything, `/` included, and `/x/*` also matches `/x`:"
-        ),
-        _table(_rows(MatchSection, "match", stop=set())),
-        _RELOAD,
-    ]
-    if unused := _SENTENCES.keys() - set(_keys()):
+    parts = [_INTRODUCTION, _ENVIRONMENT]
+    told: set[str] = set()
+    for kind, path in _TABLES:
+        rows = list(_rows(kind, path))
+        told.update(key for key, *_ in rows)
+        parts += [*([_HEADINGS[path]] if path else []), _table(rows)]
+    if unused := _SENTENCES.keys() - told:
         raise KeyError(f"sentences without their key: {sorted(unused)}")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, _RELOAD]) + "\n"
 
 
-def _keys() -> Iterator[str]:
-    for kind, path in (
-        (Document, ""),
-        (LimitSection, "limits[]"),
-        (FilterSection, "filters[]"),
-        (MatchSection, "match"),
-    ):
-        stop = {"limits[]", "filters[]", "limits[].match", "filters[].match"}
-        yield from (key for key, *_ in _rows(kind, path, stop=stop))
-
-
-def _rows(kind: type[msgspec.Struct], path: str, *, stop: set[str]) -> Iterator[tuple[str, str, str, str]]:
+def _rows(kind: type[msgspec.Struct], path: str) -> Iterator[tuple[str, str, str, str]]:
     """Key, what it takes, default, sentence: depth first, in the schema's order."""
     for field in msgspec.structs.fields(kind):
-        if is_later(field.type):
-            continue
         key = f"{path}.{field.encode_name}" if path else field.encode_name
-        inner = field.type
-        if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and key not in stop:
-            yield from _rows(inner, key, stop=stop)
-            continue
-        yield key, _takes(key, inner), _default(key, field), _SENTENCES[key]
-        if is_union(inner) and CostSection in get_args(inner):
-            yield from _rows(CostSection, key, stop=stop)
+        inner = struct_arm(field.type)
+        below = _is_below(field.type)
+        if inner is None or below or field.type is not inner:
+            yield key, _takes(field.type), _default(key, field), _SENTENCES[key]
+        if inner is not None and not below:
+            yield from _rows(inner, key)
+        if get_origin(field.type) is dict and (item := struct_arm(get_args(field.type)[1])) is not None:
+            yield from _rows(item, f"{key}.<name>")
 
 
-def _takes(key: str, kind: object) -> str:
-    if key in {"limits", "filters"}:
-        return "a list of mappings, below"
-    return "a mapping, below" if key.endswith("].match") else form_of(kind)
+def _is_below(kind: object) -> bool:
+    """Whether what stands there, or each of its items, has a table of its own."""
+    return any(kind is table for table, _ in _TABLES) or any(map(_is_below, get_args(kind)))
+
+
+def _takes(kind: object) -> str:
+    below = ", below" if _is_below(kind) else ""
+    return form_of(kind).replace("a list: a mapping", "a list of mappings") + below
 
 
 def _default(key: str, field: msgspec.structs.FieldInfo) -> str:
@@ -227,12 +327,14 @@ def _default(key: str, field: msgspec.structs.FieldInfo) -> str:
     if field.required:
         return "required"
     value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    if isinstance(value, int) and form_of(field.type).startswith("a duration"):
+        return f"`{shown_ms(value)}`"
     return "" if isinstance(value, msgspec.Struct) else _written(value)
 
 
 def _written(value: object) -> str:
     """A default as one would write it in the document."""
-    if value is None or value in ((), {}):
+    if value is None or value in ((), {}, ""):
         return "none"
     return f"`{_plain(value)}`"
 
@@ -250,7 +352,7 @@ def _plain(value: object) -> str:
     return str(value)
 
 
-def _table(rows: Iterator[tuple[str, str, str, str]]) -> str:
+def _table(rows: Iterable[tuple[str, str, str, str]]) -> str:
     lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
     lines += [f"| `{key}` | {takes} | {default} | {says} |" for key, takes, default, says in rows]
     return "\n".join(lines)

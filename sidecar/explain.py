@@ -19,23 +19,40 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
-from math import ceil
 from typing import Final, NamedTuple
 
 from sidecar.admin.explain import ExplainRequest
 from sidecar.admin.problems import Problem
-from sidecar.admin.times import moment, moment_or_none
 from sidecar.assembly import fronts_of
 from sidecar.config import Config
-from sidecar.core.addresses import canonical_address, networks_around, subject_of
-from sidecar.core.control import Control, Entry
-from sidecar.core.decide import judge, judge_alone
+from sidecar.core.addresses import canonical_address, subject_of
+from sidecar.core.bound import UNPROVED, Bound
+from sidecar.core.control import Entry
+from sidecar.core.decide import invalid, judge, judge_alone, unprovable
+from sidecar.core.keys import KeyUnreadable, read
 from sidecar.core.ledger import FOREVER, Counter, closed, enough
-from sidecar.core.model import Limit, Mode, Outage, Reason, Request, Source
-from sidecar.core.policy import Bound, Policy
+from sidecar.core.model import Outage, Request, Source, Verdict
+from sidecar.core.policy import Policy
+from sidecar.core.principals import Principal
+from sidecar.core.proofs import INVALID, UNKNOWABLE, Unproven
 from sidecar.core.window import NEVER, Ask, Grant
+from sidecar.explained import (
+    Part,
+    answer,
+    attack_step,
+    credential,
+    credential_step,
+    limits_step,
+    listing,
+    permits,
+    remaining,
+    request_step,
+    rule_steps,
+    subject_steps,
+)
 from sidecar.fronts import Front, Unreadable
 from sidecar.fronts.described import Described, asked_by
+from sidecar.identity import Identity
 from sidecar.replica import clock_ms
 from sidecar.store import StoreUnavailable
 from sidecar.store.redis import RedisStore
@@ -43,7 +60,6 @@ from sidecar.store.redis import RedisStore
 PATIENCE_S: Final = 1.0
 
 Charge = tuple[Counter, int]
-Part = dict[str, object]
 
 
 class Look(NamedTuple):
@@ -58,6 +74,8 @@ class Explainer:
 
     config, policy, attack  what is in force now
     entry                   (table, field) -> what was said with an entry of a list. May raise StoreUnavailable
+    identity                who is who
+    wall_ms                 the store's clock
     silent                  whether the gate gets no answers from the store: the outage policy decides
     look_alone              (counter, need) -> what is left of its share in an outage; None: not known here
     """
@@ -71,7 +89,9 @@ class Explainer:
         attack: Callable[[], bool],
         silent: Callable[[], bool],
         look_alone: Callable[[Counter, int], Grant | None],
-        entry: Callable[[str, str], Awaitable[Entry | None]] | None = None,
+        entry: Callable[[str, str], Awaitable[Entry | None]],
+        identity: Callable[[], Identity],
+        wall_ms: Callable[[], int],
     ) -> None:
         store = config().store
         self._store = RedisStore(
@@ -84,6 +104,8 @@ class Explainer:
         self._silent = silent
         self._look_alone = look_alone
         self._entry = entry
+        self._identity = identity
+        self._wall_ms = wall_ms
 
     async def close(self) -> None:
         await self._store.close()
@@ -98,36 +120,39 @@ class Explainer:
         request = _read(front, asked, forwarded=config.fronts.envoy_address == "forwarded")
         while True:
             policy = self._policy()
-            bound = policy.bind(request)
-            charges = [*bound.charges, *bound.shadow_charges]
-            looks, error = await self._look(charges)
+            who, unknown = await self._who(request, policy, asked.key)
+            trial = policy.bind(request, UNPROVED) if policy.registry and request.key is not None else None
+            bound = (
+                trial
+                if isinstance(who, Unproven) and trial is not None
+                else policy.bind(request, _named(who))
+            )
+            cases = [bound] if trial is None or trial is bound else [trial, bound]
+            looks, error = await self._look([charge for case in cases for charge in _charges(case)])
             listed = await self._listed(policy, request.address, ask=not error and not self._silent())
-            if (
-                self._policy() is policy
-            ):  # else a change came meanwhile, and this one must not be asked any more
+            # else a change came meanwhile, and this policy must not be asked any more
+            if self._policy() is policy:
                 break
 
-        now_ms, attack = clock_ms(), self._attack()
-        verdict = judge(_twin(bound), attack, now_ms, Source.MEMORY)
-        twin = _twin(bound)
-        copies = [*twin.charges, *twin.shadow_charges]
-        for charge, look in zip(copies, looks, strict=bool(looks)):
-            if not _known(*charge, now_ms):
-                _take(*charge, look, now_ms)
         subject = subject_of(request.address, policy.ipv6_prefix)
-        limits = [
-            self._limit(*charge, now_ms) | _permits(policy, charge[0], bound, subject) for charge in copies
-        ]
-        if verdict is None and looks:
-            verdict = judge(twin, attack, now_ms, Source.STORE)
-        if verdict is None:
-            verdict = judge_alone(twin, now_ms, self._take_alone)
+        attack = self._attack()
+        first = len(_charges(cases[0])) if len(cases) > 1 else 0
+        verdict, limits = self._judged(bound, looks[first:], attack)
+        if len(cases) > 1:  # who may not try is told nothing else
+            tried, guards = self._judged(cases[0], looks[:first], attack)
+            verdict = verdict if tried.allowed else tried
+            limits = guards + limits
+        if verdict.allowed and isinstance(who, Unproven):
+            verdict = unprovable(bound) if unknown or who is not INVALID else invalid(bound, verdict)
+        told = [part | permits(policy, counter, bound, subject) for counter, part in limits]
 
-        steps = [_request_step(request), _attack_step(bound, attack)]
+        steps = [request_step(request), attack_step(bound, attack)]
         if not bound.malformed:
-            steps += _rule_steps(policy, request)
-            steps += _subject_steps(policy, bound)
-            steps.append(_limits_step(bound, limits, error))
+            steps += rule_steps(policy, request, who)
+            if policy.registry:
+                steps.append(credential_step(request, who, unknown))
+            steps += subject_steps(policy, bound)
+            steps.append(limits_step(bound, told, error))
         written = front.write(request, verdict, request.request_id or b"explain", True)
         return {
             "allowed": verdict.allowed,
@@ -136,11 +161,70 @@ class Explainer:
             "source": verdict.source.label,
             "retry_after_s": verdict.retry_after_s,
             "steps": steps,
+            "credential": credential(who),
             "addresses": listed,
-            "limits": limits,
+            "limits": told,
             "shadow": list(verdict.shadow),
-            "answer": _answer(asked.front, written),
+            "answer": answer(asked.front, written),
         }
+
+    def _judged(
+        self, bound: Bound, looks: list[Look], attack: bool
+    ) -> tuple[Verdict, list[tuple[Counter, Part]]]:
+        """The verdict on copies of the counters, and each with what it had left before."""
+        now_ms = clock_ms()
+        verdict = judge(_twin(bound), attack, now_ms, Source.MEMORY)
+        twin = _twin(bound)
+        copies = _charges(twin)
+        for charge, look in zip(copies, looks, strict=bool(looks)):
+            if not _known(*charge, now_ms):
+                _take(*charge, look, now_ms)
+        counted = [(charge[0], self._limit(*charge, now_ms)) for charge in copies]
+        if verdict is None and looks:
+            verdict = judge(twin, attack, now_ms, Source.STORE)
+        return verdict or judge_alone(twin, now_ms, self._take_alone), counted
+
+    async def _who(
+        self, request: Request, policy: Policy, key_id: str
+    ) -> tuple[Principal | Unproven | None, str]:
+        """Who asks, as the gate would find out, or as if it were this key; and why that cannot be said.
+
+        Raises Problem (404) for a key that does not exist.
+        """
+        if key_id:
+            if not policy.registry:
+                raise Problem(400, "key: there is no registry: credentials.mode is not registry.")
+            request.key = None
+            return await self._as_if(key_id)
+        if not policy.registry or request.key is None:
+            return None, ""
+        proofs, wall_ms = self._identity().proofs, self._wall_ms()
+        found = proofs.prove(request.key, wall_ms)
+        if isinstance(found, str):
+            proofs.ask([found])
+            try:
+                proofs.answer({found: await self._entry("keys", found)})
+            except StoreUnavailable as exc:
+                return INVALID, f"the store is silent: {exc}"
+            found = proofs.prove(request.key, wall_ms)
+        if isinstance(found, str):
+            return INVALID, "it is being changed"
+        return found, "the fleet's hash key is not known yet" if found is UNKNOWABLE else ""
+
+    async def _as_if(self, key_id: str) -> tuple[Principal | Unproven, str]:
+        try:
+            entry = await self._entry("keys", key_id)
+        except StoreUnavailable as exc:
+            raise Problem(503, f"key: the store is silent: {exc}.") from exc
+        if entry is None:
+            raise Problem(404, f"key: there is no key {key_id}.")
+        try:
+            key = read(key_id, entry.at_ms, entry.payload)
+        except KeyUnreadable as exc:
+            raise Problem(409, f"key: {exc}.") from exc
+        if key.expired(self._wall_ms()):
+            return INVALID, ""
+        return self._identity().principal(key), ""
 
     async def _look(self, charges: list[Charge]) -> tuple[list[Look], str]:
         """What the store says of each counter, or nothing and why."""
@@ -172,15 +256,15 @@ class Explainer:
         configured = (policy.deny, policy.allow, policy.exempt, policy.passes)
         for (table, at_run_time), in_configuration in zip(control.lists.items(), configured, strict=True):
             if (cidr := in_configuration.match(address)) is not None:
-                found.append(_listing(table, cidr, "configuration", None))
+                found.append(listing(table, cidr, "configuration", None))
             if (cidr := at_run_time.match(address)) is not None:
                 entry = None
-                if ask and self._entry is not None:
+                if ask:
                     try:
                         entry = await self._entry(table, cidr)
                     except StoreUnavailable:
                         ask = False
-                found.append(_listing(table, cidr, "run_time", entry))
+                found.append(listing(table, cidr, "run_time", entry))
         return found
 
     def _take_alone(self, counter: Counter, want: int, need: int) -> Grant:
@@ -207,17 +291,17 @@ class Explainer:
             "cost": cost,
         }
         if enough(counter, cost, now_ms):
-            return part | _left(left, True, 0)
+            return part | remaining(left, True, 0)
         if closed(counter, cost, now_ms):
-            return part | _left(left, False, counter.retry_at_ms - now_ms)
+            return part | remaining(left, False, counter.retry_at_ms - now_ms)
         if limit.outage is Outage.OPEN:
-            return part | _left(None, True, 0)
+            return part | remaining(None, True, 0)
         if limit.outage is Outage.CLOSED:
-            return part | _left(None, False, 1)
+            return part | remaining(None, False, 1)
         share = self._look_alone(counter, cost)
         if share is None:
-            return part | _left(None, None, 0)
-        return part | _left(
+            return part | remaining(None, None, 0)
+        return part | remaining(
             share.room, share.retry_ms == 0, FOREVER if share.retry_ms == NEVER else share.retry_ms
         )
 
@@ -232,6 +316,14 @@ def _read(front: Front, asked: ExplainRequest, *, forwarded: bool) -> Request:
         raise Problem(400, f"{exc.detail}.") from exc
     except UnicodeEncodeError as exc:
         raise Problem(400, "method: not an HTTP method.") from exc
+
+
+def _named(who: Principal | Unproven | None) -> Principal | None:
+    return who if isinstance(who, Principal) else None
+
+
+def _charges(bound: Bound) -> list[Charge]:
+    return [*bound.charges, *bound.shadow_charges]
 
 
 def _twin(bound: Bound) -> Bound:
@@ -271,121 +363,3 @@ def _full_window_ms(counter: Counter, grant: Grant) -> int:
     """When a permit that is granted now returns."""
     limit = counter.limit
     return grant.slice_left_ms + -(-limit.window_ms // limit.slice_ms) * limit.slice_ms
-
-
-# --- the parts of the answer -----------------------------------------------------
-
-
-def _request_step(request: Request) -> Part:
-    seen = f"{request.method} {request.host or '(any host)'} {request.path} from {request.address}"
-    return _step("request", "refused" if request.malformed else "passed", request.malformed or seen)
-
-
-def _attack_step(bound: Bound, attack: bool) -> Part:
-    if not attack:
-        return _step("attack_mode", "passed", "off")
-    if bound.passes:
-        return _step("attack_mode", "passed", "on, and the address is let through")
-    return _step("attack_mode", "passed" if bound.malformed else "refused", "on")
-
-
-def _rule_steps(policy: Policy, request: Request) -> list[Part]:
-    """One step for each list and filter that objects, or one that says that none does."""
-    steps = [
-        _step("rules", "refused" if finding.mode is Mode.ENFORCE else "shadow", finding.reason.code)
-        | {"rule": finding.rule}
-        for finding in policy.objections(request)
-    ]
-    return steps or [_step("rules", "passed", "no list or filter objects")]
-
-
-def _subject_steps(policy: Policy, bound: Bound) -> list[Part]:
-    """A step for attack mode of the request's own key or tenant, where it is on."""
-    field = policy.attacked(bound)
-    if field is None:
-        return []
-    reason = str(policy.control.attack[field].members().get("reason", ""))
-    detail = f"on for {field}" + (f": {reason}" if reason else "")
-    if bound.passes:
-        return [_step("attack_mode", "passed", f"{detail}, and the address is let through")]
-    if bound.refusal is not None and bound.refusal.reason is not Reason.ATTACK_MODE:
-        return [_step("attack_mode", "not asked", detail)]
-    return [_step("attack_mode", "refused", detail)]
-
-
-def _listing(table: str, cidr: str, source: str, entry: Entry | None) -> Part:
-    """A network of a list. Who, when and why are None for one of the configuration."""
-    return {"list": table, "cidr": cidr, "source": source} | _said_with(entry)
-
-
-def _permits(policy: Policy, counter: Counter, bound: Bound, subject: str) -> Part:
-    """The permits of a counter, and the override that they come from, where one is in force."""
-    limit = counter.limit
-    part: Part = {"permits": counter.permits, "override": None}
-    if (field := _override(policy.control, limit, bound, subject)) is not None:
-        part["override"] = {
-            "subject": field.removeprefix(f"{limit.name} "),
-            "configured": policy.limit(limit.name).permits,
-        } | _said_with(policy.control.overrides[field])
-    return part
-
-
-def _override(control: Control, limit: Limit, bound: Bound, subject: str) -> str | None:
-    """The override in force, as `Control.permits` finds it: a key's, else its tenant's, else of the least network."""
-    kinds = {kind for kind, _ in limit.per}
-    fields: list[str] = []
-    if "key" in kinds and bound.key_id:
-        fields.append(f"key:{bound.key_id.decode()}")
-    if kinds & {"key", "tenant"} and bound.tenant:
-        fields.append(f"tenant:{bound.tenant}")
-    if "ip" in kinds:
-        fields += [f"address:{cidr}" for cidr in networks_around(subject)]
-    named = (f"{limit.name} {field}" for field in fields)
-    return next((field for field in named if field in control.overrides), None)
-
-
-def _said_with(entry: Entry | None) -> Part:
-    """Who made an entry, why, when and until when; all None when nobody knows."""
-    if entry is None:
-        return dict.fromkeys(("reason", "actor", "at", "until"))
-    members = entry.members()
-    return {
-        "reason": str(members.get("reason", "")),
-        "actor": str(members.get("actor", "")),
-        "at": moment(entry.at_ms),
-        "until": moment_or_none(entry.until_ms),
-    }
-
-
-def _limits_step(bound: Bound, limits: list[Part], error: str) -> Part:
-    if bound.refusal is not None:
-        return _step("limits", "not asked", "already refused")
-    if bound.reason is Reason.EXEMPT:
-        return _step("limits", "passed", "the address is exempt")
-    if not limits:
-        return _step("limits", "passed", "none applies")
-    enforced = [limit for limit in limits if limit["mode"] == Mode.ENFORCE.value]
-    refused = [str(limit["name"]) for limit in enforced if limit["admits"] is False]
-    suffix = f" ({error})" if error else ""
-    if refused:
-        return _step("limits", "refused", f"spent: {', '.join(refused)}{suffix}")
-    if any(limit["admits"] is None for limit in enforced):
-        return _step("limits", "unknown", f"each worker counts its own share{suffix}")
-    return _step("limits", "passed", f"{len(limits)} apply{suffix}")
-
-
-def _step(name: str, outcome: str, detail: str) -> Part:
-    return {"step": name, "outcome": outcome, "detail": detail}
-
-
-def _left(remaining: int | None, admits: bool | None, wait_ms: float) -> Part:
-    retry_after_s = None if wait_ms == FOREVER else ceil(wait_ms / 1000)
-    return {"remaining": remaining, "admits": admits, "retry_after_s": retry_after_s}
-
-
-def _answer(front: str, written: bytes) -> Part:
-    """The response that a front would send, taken apart again."""
-    head, _, body = written.partition(b"\r\n\r\n")
-    status, *lines = head.decode("latin-1").split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
-    return {"front": front, "status": int(status.split(" ")[1]), "headers": headers, "body": body.decode()}

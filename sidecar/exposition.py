@@ -31,6 +31,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from sidecar.footprint import footprint
 from sidecar.metrics import (
     FAMILIES,
     LIMIT,
@@ -51,6 +52,9 @@ FRESH_TEXTS: Final = 20
 
 REFRESH_S: Final = 0.125
 
+DIGEST_DIGITS: Final = 12
+"""Of the configuration's digest: 48 bits, which a sample (a double) holds exactly."""
+
 _FOLD: Final[Mapping[Combine, Callable[[Iterable[int]], int]]] = {
     Combine.SUM: sum,
     Combine.MIN: min,
@@ -64,12 +68,14 @@ class Retired:
     Gauges of a dead worker are forgotten: it has no connections.
     """
 
-    __slots__ = ("cells", "layout", "restarts")
+    __slots__ = ("cells", "layout", "reloaded", "restarts")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.cells = [0] * layout.size
         self.restarts = 0
+        self.reloaded = True
+        """Whether the last attempt to read the configuration again was taken; true before the first."""
 
     def add(self, cells: Sequence[int]) -> None:
         """Take over the cells of a worker that ended; they must count nowhere else from now on."""
@@ -81,6 +87,8 @@ class Retired:
 
     def count(self, event: Count) -> None:
         self.cells[event.value] += 1
+        if event in {Count.CONFIG_RELOADED, Count.CONFIG_REJECTED}:
+            self.reloaded = event is Count.CONFIG_RELOADED
 
     def adopt(self, layout: Layout) -> None:
         """Go on with the layout of a new policy, made by `extended` from the one in use."""
@@ -153,18 +161,21 @@ def _unit_of(family: Family) -> str:
 class Exposition:
     """Renders `/metrics`, as text or OpenMetrics, whichever the client accepts.
 
-    `snapshots` gives one array of cells per living worker; `mono_s` is a monotonic clock.
+    `snapshots` gives one array of cells per living worker, `digest` that of the configuration in force, in
+    hexadecimal digits; `mono_s` is a monotonic clock.
     """
 
     def __init__(
         self,
         *,
         version: str,
+        digest: Callable[[], str],
         snapshots: Callable[[], Sequence[Sequence[int]]],
         retired: Retired,
         mono_s: Callable[[], float],
     ) -> None:
         self._version = version
+        self._digest = digest
         self._snapshots = snapshots
         self._retired = retired
         self._mono_s = mono_s
@@ -191,6 +202,27 @@ class Exposition:
             "Workers that ended and were replaced.",
             value=self._retired.restarts,
         )
+        yield GaugeMetricFamily(
+            "portcullis_config_digest",
+            "The configuration in force as a number that is the same where its meaning is the same.",
+            value=int(self._digest()[:DIGEST_DIGITS], 16),
+        )
+        yield GaugeMetricFamily(
+            "portcullis_config_last_reload_ok",
+            "Whether the last attempt to read the configuration again was taken; 1 before the first.",
+            value=int(self._retired.reloaded),
+        )
+        if (memory := footprint()) is not None:
+            yield GaugeMetricFamily(
+                "portcullis_memory_used_bytes",
+                "Memory in use in the container, or in the machine where no container limits it.",
+                value=memory.used_bytes,
+            )
+            yield GaugeMetricFamily(
+                "portcullis_memory_limit_bytes",
+                "Memory that the container may use, or that the machine has.",
+                value=memory.limit_bytes,
+            )
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """The body and its content type for an `Accept` header, which may be empty."""

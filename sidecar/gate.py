@@ -20,7 +20,11 @@ finds its timers overdue and its answers unread in the socket, so it reads befor
 Breaker: the first missed deadline or error opens it, and from then on nobody waits; a probe
 that is answered within the deadline closes it.
 
-What is decided is `core.decide`'s business, what is held `core.ledger`'s.
+A request that presents a credential which has not been proved yet is judged in two turns: may it be tried,
+and then whoever it names. What that takes (permits to fail, a record of the registry) it waits for like any
+other (see `records`).
+
+What is decided is `core.decide`'s business, what is held `core.ledger`'s, who is who `core.proofs`'s.
 """
 
 from __future__ import annotations
@@ -31,13 +35,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
+from sidecar.core.bound import Bound
 from sidecar.core.decide import judge, judge_alone, lacking
-from sidecar.core.ledger import FOREVER, Batch, Counter, GrantRow, Ledger
+from sidecar.core.ledger import FOREVER, Batch, Ledger
 from sidecar.core.model import Request, Source, Verdict
-from sidecar.core.policy import Bound, Policy
-from sidecar.core.window import Ask, Grant
-from sidecar.store import StoreUnavailable
-from sidecar.store.memory import MemoryStore
+from sidecar.core.policy import Policy
+from sidecar.core.proofs import Proofs
+from sidecar.core.trial import Lack, Missing, Tried, bind, judge_trial, judge_trial_alone
+from sidecar.records import Records, RecordStore
+from sidecar.share import Share
+from sidecar.store import Lane, Pinged, StoreUnavailable
+from sidecar.supervision import persistently
 
 SWEEP_S: Final = 0.25
 PROBE_S: Final = 0.025
@@ -52,16 +60,6 @@ FAREWELL_S: Final = 1.0
 """How long a stop waits for the store to take back what is in hand."""
 
 _log = logging.getLogger("portcullis.gate")
-
-
-class Lane(Protocol):
-    """What carries one shard's batches: a store that can also be asked for a sign of life."""
-
-    async def take(self, asks: Sequence[tuple[bytes, Ask]]) -> Iterable[GrantRow]: ...
-
-    async def ping(self) -> None: ...
-
-    async def close(self) -> None: ...
 
 
 class Waiter(Protocol):
@@ -83,9 +81,10 @@ class Watch(Protocol):
 class Pending:
     """A request that waits for the store."""
 
-    __slots__ = ("answered", "bound", "deadline_ms", "missing", "waiter")
+    __slots__ = ("answered", "bound", "deadline_ms", "missing", "request", "waiter")
 
-    def __init__(self, bound: Bound, waiter: Waiter, deadline_ms: float) -> None:
+    def __init__(self, request: Request, bound: Bound, waiter: Waiter, deadline_ms: float) -> None:
+        self.request = request
         self.bound = bound
         self.waiter = waiter
         self.deadline_ms = deadline_ms
@@ -94,7 +93,11 @@ class Pending:
 
 
 class Gate:
-    """One replica's decisions. `clock_ms` is monotonic and also runs while suspended."""
+    """One replica's decisions.
+
+    proofs    who is who, for policies with a registry; `records` is where it lies
+    clock_ms  monotonic, also runs while suspended; `wall_ms` is the store's clock, by which keys end
+    """
 
     def __init__(
         self,
@@ -102,20 +105,27 @@ class Gate:
         policy: Policy,
         ledger: Ledger,
         lanes: Sequence[Lane],
+        proofs: Proofs,
+        records: RecordStore,
         clock_ms: Callable[[], float],
+        wall_ms: Callable[[], int],
         deadline_ms: int,
         watch: Watch,
         most_local: int = 65_536,
     ) -> None:
         self.attack = False
-        self.rank = 0
         self._policy = policy
         self._ledger = ledger
+        self._proofs = proofs
         self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
         self._deadline_ms = deadline_ms
         self._watch = watch
         self._lanes = lanes
-        self._local = MemoryStore(clock_ms=lambda: int(clock_ms()), most=most_local)
+        self.share = Share(replicas=lambda: ledger.replicas, clock_ms=clock_ms, most=most_local)
+        self._records = Records[Pending](
+            store=records, proofs=proofs, clock_ms=clock_ms, answered=self._read_records, failed=self._trip
+        )
         self._waiting: deque[Pending] = deque()
         self._timer: asyncio.Handle | None = None
         self._wakes: list[asyncio.Event] = []
@@ -144,26 +154,25 @@ class Gate:
         """The verdict, or None: then `waiter.answer` gets it later, within the deadline."""
         now_ms = self._clock_ms()
         bound = request.bound
-        if type(bound) is not Bound or bound.policy is not self._policy:
+        if request.key is not None:  # whose it is may change with time
+            bound = self._bind(request)
+        elif type(bound) is not Bound or bound.policy is not self._policy:
             bound = self._policy.bind(request)
-        verdict = judge(bound, self.attack, now_ms, Source.MEMORY)
+        missing: Missing = Lack.PERMITS
+        if bound.trial:
+            bound, verdict, missing = self._try(request, bound, now_ms, Source.MEMORY)
+        else:
+            verdict = judge(bound, self.attack, now_ms, Source.MEMORY)
         if verdict is not None:
             return verdict
         if self._open:
-            return judge_alone(bound, now_ms, self._take_local)
-        pending = Pending(bound, waiter, now_ms + self._deadline_ms)
-        self._want(pending, now_ms)
+            return self._alone(request, bound, now_ms)
+        pending = Pending(request, bound, waiter, now_ms + self._deadline_ms)
+        self._want(pending, missing, now_ms)
         self._waiting.append(pending)
         if self._timer is None:
             self._timer = self._loop.call_later(self._deadline_ms / 1000, self._due)
         return None
-
-    def look_alone(self, counter: Counter, need: int) -> Grant:
-        """What this replica's share of a limit has left for an outage; takes nothing."""
-        ask = self._ask_alone(counter, 0, need)
-        return self._local.take_one(
-            counter.key, ask._replace(permits=max(0, ask.permits - self._carried(counter)))
-        )
 
     def forget(self, limit: str, kind: str, value: str) -> None:
         """Forget what a `key`, `tenant` or `address` has used under a limit, in an outage, too.
@@ -175,7 +184,7 @@ class Gate:
         except ValueError:
             return
         self._policy = self._policy.forget(chosen)
-        self._local.forget(chosen.keys or [key for key in self._local if chosen.has(key)])
+        self.share.forget(chosen)
 
     async def start(self) -> None:
         """Start the lanes; the first probe decides whether the store is there."""
@@ -184,6 +193,7 @@ class Gate:
         self._locks = [asyncio.Lock() for _ in self._lanes]
         self._tasks = [asyncio.create_task(self._run(shard)) for shard in range(len(self._lanes))]
         self._tasks.append(asyncio.create_task(self._sweep()))
+        self._tasks.append(asyncio.create_task(persistently("reading records", self._records.run)))
         await self._probe_once()
         if self._open:
             self._watch.store_up(False)
@@ -209,13 +219,51 @@ class Gate:
         await asyncio.gather(*tasks, return_exceptions=True)
         for lane in self._lanes:
             await lane.close()
+        await self._records.store.close()
 
     def _busy(self) -> bool:
         """Whether a batch is under way or waits to be sent."""
         under_way = any(sent_ms != FOREVER for sent_ms in self._sent_ms)
         return under_way or any(self._ledger.has_work(shard) for shard in range(len(self._lanes)))
 
-    def _want(self, pending: Pending, now_ms: float) -> None:
+    def _bind(self, request: Request) -> Bound:
+        return bind(request, self._policy, self._proofs, self._wall_ms())
+
+    def _try(self, request: Request, trial: Bound, now_ms: float, source: Source) -> Tried:
+        wall_ms = self._wall_ms()
+        return judge_trial(
+            trial, request, self._proofs, attack=self.attack, now_ms=now_ms, wall_ms=wall_ms, source=source
+        )
+
+    def _alone(self, request: Request, bound: Bound, now_ms: float) -> Verdict:
+        """The verdict without the store."""
+        if bound.trial or bound.policy is not self._policy:
+            bound = self._bind(request)  # it has waited: by what is in force and known now
+            verdict = None if bound.trial else judge(bound, self.attack, now_ms, Source.MEMORY)
+            if verdict is not None:
+                return verdict
+        if not bound.trial:
+            return judge_alone(bound, now_ms, self.share.take)
+        return judge_trial_alone(
+            bound,
+            request,
+            self._proofs,
+            attack=self.attack,
+            now_ms=now_ms,
+            wall_ms=self._wall_ms(),
+            take=self.share.take,
+            look=lambda counter, _, need: self.share.look(counter, need),
+        )
+
+    def _want(self, pending: Pending, missing: Missing, now_ms: float) -> None:
+        if isinstance(missing, str):
+            self._records.want(missing, pending)
+            return
+        if missing is Lack.OTHERS:
+            for counter, _ in pending.bound.charges:
+                if counter.waiting:
+                    self._ledger.join(counter, pending)
+            return
         want, wakes = self._ledger.want, self._wakes
         for counter, cost in lacking(pending.bound, now_ms):
             want(counter, cost, pending)
@@ -260,15 +308,31 @@ class Gate:
                 pending.missing -= 1
                 if pending.missing or pending.answered:
                     continue
-                bound = pending.bound
-                verdict = judge(bound, self.attack, now_ms, Source.STORE)
-                if verdict is not None:
-                    pending.answered = True
-                    pending.waiter.answer(verdict)
-                elif self._open:
-                    self._answer_alone([pending])
-                else:
-                    self._want(pending, now_ms)
+                self._judge_again(pending, now_ms)
+
+    def _read_records(self, waiting: Iterable[Pending]) -> None:
+        """Judge those again who waited for records."""
+        now_ms = self._clock_ms()
+        for pending in waiting:
+            if not pending.answered:
+                self._judge_again(pending, now_ms)
+
+    def _judge_again(self, pending: Pending, now_ms: float) -> None:
+        bound = pending.bound
+        missing: Missing = Lack.PERMITS
+        if bound.trial:
+            bound = self._bind(pending.request)  # by what is in force and known now
+        if bound.trial:
+            pending.bound, verdict, missing = self._try(pending.request, bound, now_ms, Source.STORE)
+        else:
+            pending.bound, verdict = bound, judge(bound, self.attack, now_ms, Source.STORE)
+        if verdict is not None:
+            pending.answered = True
+            pending.waiter.answer(verdict)
+        elif self._open:
+            self._answer_alone([pending])
+        else:
+            self._want(pending, missing, now_ms)
 
     def _due(self) -> None:
         """The oldest deadline has come. An answer that already lies in the socket is read first:
@@ -298,7 +362,8 @@ class Gate:
         self._timer = None
         now_ms = self._clock_ms()
         waiting = self._waiting
-        silent = any(now_ms - sent_ms >= self._deadline_ms for sent_ms in self._sent_ms)
+        sent_ms = (*self._sent_ms, self._records.sent_ms)
+        silent = any(now_ms - since_ms >= self._deadline_ms for since_ms in sent_ms)
         if silent and any(not pending.answered for pending in waiting):
             self._trip("timeout", f"no answer within {self._deadline_ms} ms")
             return
@@ -327,7 +392,7 @@ class Gate:
         for pending in waiting:
             if not pending.answered:
                 pending.answered = True
-                pending.waiter.answer(judge_alone(pending.bound, now_ms, self._take_local))
+                pending.waiter.answer(self._alone(pending.request, pending.bound, now_ms))
 
     async def _probe(self) -> None:
         """Ask the store for a sign of life until it gives one within the deadline.
@@ -347,7 +412,10 @@ class Gate:
         asked once more.
         """
         most_ms = self._deadline_ms
-        for lane, lock in zip(self._lanes, self._locks, strict=True):
+        asked: list[tuple[Pinged, asyncio.Lock]] = list(zip(self._lanes, self._locks, strict=True))
+        if self._policy.registry:
+            asked.append((self._records.store, self._records.lock))
+        for lane, lock in asked:
             async with lock:
                 try:
                     if await self._ping_ms(lane) > most_ms and await self._ping_ms(lane) > most_ms:
@@ -364,7 +432,7 @@ class Gate:
         for wake in self._wakes:
             wake.set()
 
-    async def _ping_ms(self, lane: Lane) -> float:
+    async def _ping_ms(self, lane: Pinged) -> float:
         sent_ms = self._clock_ms()
         await lane.ping()
         return self._clock_ms() - sent_ms
@@ -379,26 +447,3 @@ class Gate:
             for shard, wake in enumerate(self._wakes):
                 if self._ledger.has_work(shard):
                     wake.set()
-
-    def _take_local(self, counter: Counter, want: int, need: int) -> Grant:
-        """Take from this replica's share of a limit, counted in memory.
-
-        What the store granted ahead may have been spent after it fell silent and before that was noticed,
-        or may lie in hand still. It counts here, too: else an outage would admit that much more than
-        twice the permits.
-        """
-        if carried := self._carried(counter):
-            self._local.take_one(counter.key, self._ask_alone(counter, carried, 1)._replace(block_ms=0))
-            counter.left = 0
-        return self._local.take_one(counter.key, self._ask_alone(counter, want, need))
-
-    def _carried(self, counter: Counter) -> int:
-        """Permits granted ahead that the share does not know of yet, and that its window still counts."""
-        return counter.left if self._clock_ms() < counter.lapse_ms + counter.limit.window_ms else 0
-
-    def _ask_alone(self, counter: Counter, want: int, need: int) -> Ask:
-        """Of this replica's share: floor(permits / replicas), the remainder to the first replicas by rank."""
-        limit = counter.limit
-        replicas = self._ledger.replicas
-        share = counter.permits // replicas + (1 if self.rank < counter.permits % replicas else 0)
-        return Ask(share, limit.window_ms, limit.slice_ms, want, need, block_ms=limit.block_ms)

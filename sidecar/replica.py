@@ -17,29 +17,29 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from sidecar import VERSION
-from sidecar.assembly import Lists, fronts_of, lists_of, networks_of, policy_of, refusals_per_s_of
+from sidecar.assembly import Lists, fronts_of, heads_of, lists_of, networks_of, policy_of, refusals_per_s_of
 from sidecar.config import Config
 from sidecar.control.beats import Follows
 from sidecar.control.fleet import says
 from sidecar.control.follow import Follower, News
+from sidecar.control.keys import KeyRecords
 from sidecar.control.last_known import Keeper, LastKnown
 from sidecar.control.top import Names, TopTeller
 from sidecar.core.addresses import AddressSet
 from sidecar.core.control import EMPTY, GLOBAL, NO_EPOCH, Epoch
-from sidecar.core.ledger import Counter, Ledger
+from sidecar.core.ledger import Ledger
 from sidecar.core.model import Request, Verdict
 from sidecar.core.policy import Policy
 from sidecar.core.sketch import Tally
-from sidecar.core.window import Grant
 from sidecar.decision_log import DecisionLog, Event
-from sidecar.document.notations import Endpoint
 from sidecar.fronts import Front
 from sidecar.fronts.heads import HeadTable
 from sidecar.fronts.http import CheckProtocol
 from sidecar.fronts.plane import CheckPlane
 from sidecar.fronts.wire import WireLimits
 from sidecar.gate import Gate
-from sidecar.listeners import BACKLOG, close_check, endpoint_of, open_check
+from sidecar.identity import Identity
+from sidecar.listeners import BACKLOG
 from sidecar.metrics import Gauge, Layout, Metrics
 from sidecar.steps import in_steps
 from sidecar.store.redis import RedisStore, RedisSubscription, SharedStore
@@ -106,6 +106,7 @@ class Replica:
         self._hash_key_known = self._own_hash_key
         self._metrics = metrics
         self._log = log
+        self.identity = Identity(config.credentials, hash_key=hash_key, warn=self._warn)
         self._ledger = Ledger(shards=store.shards)
         self._ledger.replicas = config.workers  # at least these, until the store says how many
         self._last_known = LastKnown(config.state_dir)
@@ -120,7 +121,10 @@ class Replica:
             policy=self._policy(),
             ledger=self._ledger,
             lanes=[connect(patience_s) for _ in range(store.shards)],
+            proofs=self.identity.proofs,
+            records=KeyRecords(connect(patience_s), store.prefix),
             clock_ms=clock_ms,
+            wall_ms=self._store_ms,
             deadline_ms=store.deadline_ms,
             watch=self,
         )
@@ -163,7 +167,7 @@ class Replica:
             Keeper(self._last_known, book=lambda: self.follower.book, warn=self._warn) if keeps else None
         )
         self._heard_ms = clock_ms()
-        fronts, heads = fronts_of(config), HeadTable(credential_headers=config.credentials.headers)
+        fronts, heads = fronts_of(config), heads_of(config)
         self.plane = CheckPlane(
             fronts=fronts,
             heads=heads,
@@ -198,6 +202,7 @@ class Replica:
             "following": self.follower.run,
             "housekeeping": self._keep_house,
             "telling the heaviest": self._teller.run,
+            "keeping issuers' keys": self.identity.run,
         }
         if self._keeper is not None:
             running["keeping the control state"] = self._keeper.run
@@ -246,13 +251,14 @@ class Replica:
             known[networks] if networks in known else await in_steps(AddressSet.build_steps(networks))
             for networks in networks_of(config)
         ]
-        heads = HeadTable(credential_headers=config.credentials.headers)
+        heads = heads_of(config)
         return Prepared(config, layout, Lists(*lists), fronts_of(config), heads)
 
     def switch(self, prepared: Prepared) -> None:
         """Decide by another configuration from the next request on."""
         self._config, self._lists = prepared.config, prepared.lists
         policy = self._policy()
+        self.identity.switch(prepared.config.credentials)
         self._metrics.adopt(prepared.layout)
         self.gate.policy = policy
         self.plane.use(fronts=prepared.fronts, heads=prepared.heads)
@@ -303,10 +309,11 @@ class Replica:
     def counted(self, follows: Follows) -> None:
         """How many replicas there are, and the fleet's hash key."""
         self._ledger.replicas = follows.replicas
-        self.gate.rank = follows.rank
+        self.gate.share.rank = follows.rank
         if follows.hash_key and not self._own_hash_key:
             hash_key = bytes.fromhex(follows.hash_key.decode("ascii", "replace"))
             self._hash_key_known = True
+            self.identity.tell_hash_key(hash_key)
             if hash_key != self._hash_key:
                 self._hash_key = hash_key
                 self.gate.policy = self._policy()
@@ -318,6 +325,7 @@ class Replica:
     def adopt(self, news: News) -> None:
         """Decide by another control state from the next request on."""
         control = self._control = news.control
+        self.identity.follow(news)
         if news.resets is None:
             self.gate.policy = self._policy()
         else:
@@ -354,6 +362,9 @@ class Replica:
         else:
             self._log.event(Event.CONTROL_CURRENT)
 
+    def _store_ms(self) -> int:
+        return self.follower.store_ms()
+
     def _warn(self, message: str) -> None:
         self._log.event(Event.WARNING, message=message)
 
@@ -372,72 +383,3 @@ def _tame_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
-
-
-class LocalCrew:
-    """One replica, in this process."""
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        store_url: str,
-        hash_key: bytes | None,
-        gate_id: str,
-        layout: Layout,
-        log: DecisionLog,
-    ) -> None:
-        self._endpoints = config.listen.check
-        self._opened: list[Endpoint] = []
-        self._listeners: list[socket.socket] = []
-        self._started = False
-        self._metrics = Metrics(layout)
-        self._replica = Replica(
-            config,
-            store_url=store_url,
-            hash_key=hash_key,
-            replica_id=f"{gate_id}/1",
-            keeps=True,
-            metrics=self._metrics,
-            log=log,
-        )
-
-    @property
-    def follower(self) -> Follower:
-        return self._replica.follower
-
-    async def start(self) -> Sequence[Endpoint]:
-        for endpoint in self._endpoints:
-            listener = open_check(endpoint)
-            self._listeners.append(listener)
-            self._opened.append(endpoint_of(endpoint, listener))
-        await self._replica.start(self._listeners)
-        self._started = True
-        return self._opened
-
-    async def switch(self, config: Config, layout: Layout) -> None:
-        self._replica.switch(await self._replica.prepare(config, layout))
-
-    async def stop(self, grace_s: float) -> None:
-        if self._started:
-            await self._replica.stop(grace_s)
-        close_check(self._opened, self._listeners)
-
-    def snapshots(self) -> list[list[int]]:
-        self._replica.keep_books()
-        return [self._metrics.values()]
-
-    def checks(self) -> dict[str, str]:
-        return {"store": "ok" if self._replica.gate.store_up else "outage policy"}
-
-    def attack(self) -> bool:
-        return self._replica.gate.attack
-
-    def fleet_key(self) -> bytes | None:
-        return self._replica.fleet_key
-
-    def look_alone(self, counter: Counter, need: int) -> Grant | None:
-        return self._replica.gate.look_alone(counter, need)
-
-    def policy(self) -> Policy:
-        return self._replica.gate.policy

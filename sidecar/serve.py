@@ -2,7 +2,7 @@
 
     serve ── reads the configuration, locks the state directory, starts the embedded store
       ├── crew: the replicas that decide, in this process or in workers
-      ├── admin plane and health port: aiohttp, in this process
+      ├── admin plane, health port, public plane: aiohttp, in this process
       └── watch: SIGHUP and changed files -> another configuration, whole or not at all
 
 A start that fails says why on stderr, in words. Once the gate is started, all it says is the decision log's.
@@ -26,10 +26,9 @@ from typing import Final, Protocol
 import uvloop
 
 from sidecar import VERSION
-from sidecar.admin.app import BindingRefused, Serving, admin_app, check_binding, health_app, start
+from sidecar.admin.app import BindingRefused, admin_app, check_binding, health_app
 from sidecar.admin.health import Readiness
 from sidecar.admin.resources import Controls, control_operations
-from sidecar.admin.tls import TlsUnusable, tls_context
 from sidecar.admin.token_file import Access, access_of
 from sidecar.admin.tokens import TokenUnusable
 from sidecar.assembly import layout_of, refusals_per_s_of
@@ -48,8 +47,13 @@ from sidecar.core.window import Grant
 from sidecar.decision_log import DecisionLog, Event, LineWriter, capture_logging
 from sidecar.explain import Explainer
 from sidecar.exposition import Exposition, Retired
+from sidecar.identity import Identity
+from sidecar.local_crew import LocalCrew
 from sidecar.metrics import Count, Layout
-from sidecar.replica import LocalCrew
+from sidecar.planes import Planes, PlaneUnusable
+from sidecar.public.app import public_app
+from sidecar.public.judging import CheckPlane
+from sidecar.public.tokens import IssuedTokens
 from sidecar.state import StateUnusable, hash_key_of, locked, stamps
 from sidecar.store import StoreUnavailable
 from sidecar.store.embedded import EmbeddedStore, EmbeddedStoreError
@@ -80,6 +84,10 @@ class Crew(Protocol):
     @property
     def follower(self) -> Follower:
         """Follows the control state for this process."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who is who, for explaining."""
 
     async def switch(self, config: Config, layout: Layout) -> None:
         """Switch all to another configuration, or none. Raises WorkersFailed."""
@@ -114,7 +122,7 @@ def serve(path: Path | None, env: Mapping[str, str]) -> int:
         with locked(config.state_dir):
             access = _access(env, config)
             return uvloop.run(_serve(path, env, config, access, hash_key))
-    except (ConfigError, ServeError, StateUnusable) as exc:
+    except (ConfigError, ServeError, PlaneUnusable, StateUnusable) as exc:
         sys.stderr.write(f"portcullis: {exc}\n")
         return 1
 
@@ -152,7 +160,7 @@ class _Root:
     async def run(self, access: Access, hash_key: bytes | None) -> None:
         """Start everything, serve until told to stop, stop everything in the reverse order.
 
-        Raises ServeError when something does not start.
+        Raises ServeError and PlaneUnusable when something does not start.
         """
         config, loop = self._config, asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -161,6 +169,7 @@ class _Root:
         async with AsyncExitStack() as stack:
             store_url = stack.enter_context(_embedded(config))
             self._crew = self._crew_of(store_url, hash_key)
+            self._planes = Planes(stack)
             controls = self._controls(stack, store_url)
             explainer = Explainer(
                 store_url=store_url,
@@ -170,9 +179,11 @@ class _Root:
                 silent=lambda: self._crew.checks().get("store") == "outage policy",
                 look_alone=self._crew.look_alone,
                 entry=controls.changes.entry,
+                identity=lambda: self._crew.identity,
+                wall_ms=self._crew.follower.store_ms,
             )
             stack.push_async_callback(explainer.close)
-            admin = await self._open_planes(stack, access, explainer, controls)
+            admin = await self._open_planes(access, explainer, controls)
             stack.push_async_callback(self._crew.stop, config.listen.grace_s)
             try:
                 check = await self._crew.start()
@@ -180,6 +191,7 @@ class _Root:
                 raise ServeError(f"{exc}; what it said is above") from exc
             except OSError as exc:
                 raise ServeError(f"listen.check: {_told(exc)}") from exc
+            await self._open_public(stack, check[0], controls)
             self._serving = True
             self._tell(check, admin, access)
             trigger = TriggerWatch(
@@ -249,12 +261,14 @@ class _Root:
             raise StoreUnavailable("connection", "the store has not told the fleet's hash key yet")
         return hash_key
 
-    async def _open_planes(
-        self, stack: AsyncExitStack, access: Access, explainer: Explainer, controls: Controls
-    ) -> Endpoint:
+    async def _open_planes(self, access: Access, explainer: Explainer, controls: Controls) -> Endpoint:
         """Open the admin plane and the health port; where the admin plane really listens."""
         exposition = Exposition(
-            version=VERSION, snapshots=self._crew.snapshots, retired=self._retired, mono_s=time.monotonic
+            version=VERSION,
+            digest=lambda: self._config.digest,
+            snapshots=self._crew.snapshots,
+            retired=self._retired,
+            mono_s=time.monotonic,
         )
         admin = admin_app(
             metrics_text=exposition.text,
@@ -265,22 +279,27 @@ class _Root:
             refused=lambda: self._retired.count(Count.ADMIN_REFUSED),
         )
         listen = self._config.listen
-        try:
-            tls = None if listen.admin_tls is None else tls_context(listen.admin_tls)
-        except TlsUnusable as exc:
-            raise ServeError(str(exc)) from exc
-        planes = [("listen.admin", admin, listen.admin, tls)]
+        opened = await self._planes.open("listen.admin", admin, listen.admin, listen.admin_tls)
         if listen.health is not None:
             health = health_app(metrics_text=exposition.text, ready=self._readiness)
-            planes.append(("listen.health", health, listen.health, None))
-        opened: list[Serving] = []
-        for key, app, endpoint, context in planes:
-            try:
-                opened.append(await start(app, endpoint, grace_s=1.0, tls=context))
-            except OSError as exc:
-                raise ServeError(f"{key}: {_told(exc)}") from exc
-            stack.push_async_callback(opened[-1].shutdown)
-        return opened[0].endpoint
+            await self._planes.open("listen.health", health, listen.health)
+        return opened
+
+    async def _open_public(self, stack: AsyncExitStack, check: Endpoint, controls: Controls) -> None:
+        """Open the public plane, which puts its requests to the check plane, where it is configured."""
+        listen = self._config.listen
+        if listen.public is None:
+            return
+        judge = CheckPlane(check)
+        stack.push_async_callback(judge.close)
+        tokens = IssuedTokens(
+            credentials=lambda: self._config.credentials,
+            registry=controls.keys,
+            changes=controls.changes,
+            now_ms=self._crew.follower.store_ms,
+        )
+        app = public_app(judge=judge, tokens=tokens, config=lambda: self._config)
+        await self._planes.open("listen.public", app, listen.public, listen.public_tls)
 
     def _tell(self, check: Sequence[Endpoint], admin: Endpoint, access: Access) -> None:
         """Say that the gate is started: to the log, and in words to whoever sits at a terminal."""
@@ -322,19 +341,23 @@ class _Root:
             self._asked.clear()
             try:
                 await self._reload()
-            except (ConfigError, ServeError, WorkersFailed) as exc:
+            except (ConfigError, ServeError, PlaneUnusable, WorkersFailed) as exc:
                 self._rejected(str(exc))
             except Exception:
                 _log.exception("the configuration could not be read again")
                 self._rejected("the gate failed to read it; see the line before")
 
     async def _reload(self) -> None:
-        """Switch to what the files say now, whole or not at all. Raises ConfigError, ServeError, WorkersFailed."""
+        """Switch to what the files say now, whole or not at all.
+
+        Raises ConfigError, ServeError, PlaneUnusable, WorkersFailed; certificates are renewed before the last.
+        """
         # Before the files are read: what changes while they are read is noticed by the next look.
         self._stamps = stamps(self._config.files)
         config = await asyncio.to_thread(load, self._path, self._env)
         if fixed := changes_needing_restart(self._config, config):
             raise ServeError(f"{', '.join(fixed)}: cannot change while running; restart the gate")
+        self._planes.renew()
         layout = layout_of(config, self._layout)
         await self._crew.switch(config, layout)
         self._stamps = {**stamps(config.files), **self._stamps}

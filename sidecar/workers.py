@@ -43,6 +43,7 @@ from sidecar.core.window import Grant
 from sidecar.decision_log import DecisionLog, Event
 from sidecar.document.notations import Endpoint
 from sidecar.exposition import Retired
+from sidecar.identity import Identity
 from sidecar.listeners import close_check, endpoint_of, open_shared
 from sidecar.metrics import CAPACITY, Gauge, Layout, shared_cells
 from sidecar.replica import CONTROL_PATIENCE_S, clock_ms, wall_ms
@@ -168,6 +169,9 @@ class WorkerCrew:
         self._policy: Policy | None = None
         self._fleet_key = hash_key or os.urandom(32)
         self._fleet_key_known = hash_key is not None
+        self.identity = Identity(
+            config.credentials, hash_key=hash_key, warn=lambda _: None
+        )  # the workers tell
         store = config.store
         self.follower = Follower(
             store=SharedStore(
@@ -208,7 +212,11 @@ class WorkerCrew:
             self.follower.book = book
         if self.checks()["store"] == "ok":  # else it is not waited for again
             await self.follower.once()
-        running = {"following": self.follower.run, "keeping the control state": self._keeper.run}
+        running = {
+            "following": self.follower.run,
+            "keeping the control state": self._keeper.run,
+            "keeping issuers' keys": self.identity.run,
+        }
         self._tasks = [asyncio.create_task(persistently(name, work)) for name, work in running.items()]
         return self._opened
 
@@ -218,6 +226,7 @@ class WorkerCrew:
             workers = [worker for worker in self._at_work() if worker.config is self._config]
             await self._prepare(workers, config, layout)
             self._config, self._layout, self._policy = config, layout, None
+            self.identity.switch(config.credentials)
             await self._commit(workers)
 
     async def stop(self, grace_s: float) -> None:
@@ -374,6 +383,7 @@ class WorkerCrew:
     # --- what the follower tells; the workers follow by themselves ---
 
     def adopt(self, news: News) -> None:
+        self.identity.follow(news)
         if self._policy is not None:
             self._policy = self._policy.under(news.control)
         if news.control.epoch != NO_EPOCH:
@@ -400,6 +410,7 @@ class WorkerCrew:
             fleet_key = bytes.fromhex(follows.hash_key.decode("ascii", "replace"))
             if fleet_key != self._fleet_key:
                 self._fleet_key, self._policy = fleet_key, None
+            self.identity.tell_hash_key(fleet_key)
 
 
 def _spawn(place: _Place) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -10,18 +10,23 @@ without an answer at its deadline is refused (`outage: closed`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count, repeat
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sidecar.core.addresses import AddressSet
-from sidecar.core.control import EMPTY, Control
+from sidecar.core.bound import Bound
+from sidecar.core.control import EMPTY, Control, Entry
 from sidecar.core.decide import judge, lacking
+from sidecar.core.keys import Key, Kind, Secret, hash_secret, record, secret_of
 from sidecar.core.ledger import Batch, Ledger
 from sidecar.core.model import (
     Cost,
+    Counts,
     Dimension,
     Filter,
     Limit,
@@ -32,7 +37,8 @@ from sidecar.core.model import (
     Source,
     Verdict,
 )
-from sidecar.core.policy import Bound, Policy
+from sidecar.core.policy import NO_NAMES, Policy
+from sidecar.core.query_names import CredentialNames
 from sidecar.core.window import Grant, slice_for
 from sidecar.store.memory import MemoryStore
 
@@ -62,6 +68,8 @@ def limit(
     cost: Cost = ONE,
     block_ms: int = 0,
     lease: bool = True,
+    plans: Mapping[str, int] = MappingProxyType({}),
+    counts: Counts = Counts.REQUESTS,
 ) -> Limit:
     """A limit with the slices that a configuration would give it. `per` as there: `ip`, `header:x-tenant`."""
     parts = (part.partition(":") for part in per)
@@ -77,6 +85,8 @@ def limit(
         cost=cost,
         block_ms=block_ms,
         lease=lease and not block_ms,
+        plans=plans,
+        counts=counts,
     )
 
 
@@ -92,6 +102,10 @@ def policy(
     default_allow: bool = True,
     ipv6_prefix: int = 64,
     hashed_headers: Sequence[bytes] = (),
+    registry: bool = False,
+    tenants: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    query_names: CredentialNames = NO_NAMES,
+    query_mode: Mode = Mode.ENFORCE,
     control: Control = EMPTY,
 ) -> Policy:
     """A policy of these rules, with a ledger of its own unless one is given."""
@@ -107,6 +121,10 @@ def policy(
         ipv6_prefix=ipv6_prefix,
         hash_key=HASH_KEY,
         hashed_headers=hashed_headers,
+        registry=registry,
+        tenants={tenant: AddressSet(cidrs) for tenant, cidrs in tenants.items()},
+        query_names=query_names,
+        query_mode=query_mode,
         control=control,
     )
 
@@ -121,6 +139,7 @@ def request(
     content_type: bytes | None = None,
     content_length: int | None = None,
     tls: str | None = None,
+    query: bytes = b"",
     key: bytes | None = None,
     malformed: str | None = None,
     cost: int | None = None,
@@ -135,10 +154,61 @@ def request(
         content_type=content_type,
         content_length=content_length,
         tls=tls,
+        query=query,
         key=key,
         malformed=malformed,
         cost=cost,
     )
+
+
+# --- keys of the registry -----------------------------------------------------
+
+
+def secret(number: int = 0) -> str:
+    """The text of a secret; each number has another."""
+    return secret_of(number.to_bytes(32))
+
+
+def presented(key_id: str = "k_a", number: int = 0, way: str = "k") -> bytes:
+    """A key with its secret as a front hands it on, see `credentials`."""
+    return f"{way}{key_id}{chr(0) if way in 'sc' else '.'}{secret(number)}".encode()
+
+
+def registered(
+    key_id: str = "k_a",
+    *,
+    kind: Kind = Kind.SERVER,
+    tenant: str = "",
+    plan: str = "",
+    scopes: Sequence[str] = (),
+    cidrs: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    enabled: bool = True,
+    expires_ms: int = 0,
+    created_ms: int = 0,
+    secrets: Sequence[tuple[int, int]] = ((0, 0),),
+    hash_key: bytes = HASH_KEY,
+) -> Entry:
+    """A key as the store keeps it; `secrets` are numbers and until when each is valid, the newest first."""
+    key = Key(
+        id=key_id,
+        kind=kind,
+        label="of a test",
+        tenant=tenant,
+        plan=plan,
+        scopes=tuple(scopes),
+        cidrs=tuple(cidrs),
+        origins=tuple(origins) or (("*",) if kind is Kind.CLIENT else ()),
+        enabled=enabled,
+        expires_ms=expires_ms,
+        created_ms=created_ms,
+        changed_ms=created_ms,
+        secrets=tuple(
+            Secret(hash_secret(secret(number).encode(), hash_key), 0, until_ms)
+            for number, until_ms in secrets
+        ),
+    )
+    return Entry(created_ms, 0, json.dumps(record(key)).encode())
 
 
 # --- the oracle ---------------------------------------------------------------

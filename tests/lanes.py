@@ -13,17 +13,21 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from sidecar.core.addresses import AddressSet
+from sidecar.core.control import EMPTY, Control, Entry
 from sidecar.core.ledger import GrantRow, Ledger
-from sidecar.core.model import Dimension, Limit, Outage, Request, Verdict
+from sidecar.core.model import Counts, Dimension, Filter, Limit, Mode, Outage, Request, Verdict
 from sidecar.core.policy import Policy
+from sidecar.core.proofs import Proofs
+from sidecar.core.tokens import Trust
 from sidecar.core.window import Ask
-from sidecar.gate import Gate, Lane
-from sidecar.store import StoreUnavailable
+from sidecar.gate import Gate
+from sidecar.store import Lane, StoreUnavailable
 from sidecar.store.memory import MemoryStore
+from tests.doubles import HASH_KEY
 
 T = TypeVar("T")
 
@@ -203,22 +207,81 @@ class Watcher:
         self.up.append(up)
 
 
+class ScriptedRecords:
+    """The registry's records. While `held`, answers wait; while `silent`, there is no store.
+
+    Unfaithful: answers come in the same turn of the loop.
+    """
+
+    def __init__(self) -> None:
+        self.table: dict[str, Entry] = {}
+        self.asked: list[list[str]] = []
+        self.silent = False
+        self._free = asyncio.Event()
+        self._free.set()
+
+    @property
+    def held(self) -> bool:
+        return not self._free.is_set()
+
+    @held.setter
+    def held(self, held: bool) -> None:
+        if held:
+            self._free.clear()
+        else:
+            self._free.set()
+
+    async def records(self, key_ids: Sequence[str]) -> Sequence[Entry | None]:
+        self.asked.append(sorted(key_ids))
+        found = [self.table.get(key_id) for key_id in key_ids]
+        await self._free.wait()
+        await self.ping()
+        return found
+
+    async def ping(self) -> None:
+        if self.silent:
+            raise StoreUnavailable("connection", "nobody there")
+
+    async def close(self) -> None: ...
+
+
 class Bench:
-    """A gate on `shards` scripted lanes that share one memory store. Made inside a running loop."""
+    """A gate on `shards` scripted lanes that share one memory store. Made inside a running loop.
+
+    `registry`: keys are checked, by the records in `records.table`; `beside`: on the store of another gate.
+    """
 
     def __init__(
-        self, *limits: Limit, shards: int = 1, deadline_ms: int = DEADLINE_MS, most_asks: int = 1_000
+        self,
+        *limits: Limit,
+        shards: int = 1,
+        deadline_ms: int = DEADLINE_MS,
+        most_asks: int = 1_000,
+        registry: bool = False,
+        filters: Sequence[Filter] = (),
+        exempt: Sequence[str] = (),
+        beside: Bench | None = None,
     ) -> None:
+        self.registry = registry
+        self.filters = tuple(filters)
+        self.exempt = AddressSet(exempt)
         self.watch = Watcher()
-        self.store = MemoryStore(clock_ms=lambda: int(now_ms()))
+        self.store: MemoryStore = beside.store if beside else MemoryStore(clock_ms=lambda: int(now_ms()))
         self.lanes = [ScriptedLane(self.store) for _ in range(shards)]
         self.ledger = Ledger(shards=shards, most_asks=most_asks)
         lanes: list[Lane] = list(self.lanes)
+        self.records = ScriptedRecords()
+        if beside:
+            self.records.table = beside.records.table
+        self.proofs = Proofs(digest_key=b"1" * 32, hash_key=HASH_KEY, roles={}, trust=Trust(None, (), {}))
         self.gate = Gate(
             policy=self.policy(*limits),
             ledger=self.ledger,
             lanes=lanes,
+            proofs=self.proofs,
+            records=self.records,
             clock_ms=now_ms,
+            wall_ms=lambda: int(now_ms()),
             deadline_ms=deadline_ms,
             watch=self.watch,
         )
@@ -227,25 +290,49 @@ class Bench:
     def lane(self) -> ScriptedLane:
         return self.lanes[0]
 
-    def policy(self, *limits: Limit) -> Policy:
+    def policy(
+        self, *limits: Limit, filters: Sequence[Filter] | None = None, control: Control = EMPTY
+    ) -> Policy:
         nobody = AddressSet(())
         return Policy(
             ledger=self.ledger,
             limits=limits,
+            filters=self.filters if filters is None else filters,
             deny=nobody,
             allow=nobody,
-            exempt=nobody,
+            exempt=self.exempt,
             passes=nobody,
-            hash_key=b"0" * 32,
+            hash_key=HASH_KEY,
+            registry=self.registry,
+            control=control,
         )
 
-    def request(self, address: str, *, path: str = "/", cost: int | None = None) -> Request:
-        return Request(address=address, method="GET", host="", path=path, headers={}, cost=cost)
+    def request(
+        self,
+        address: str,
+        *,
+        path: str = "/",
+        cost: int | None = None,
+        key: bytes | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> Request:
+        return Request(
+            address=address, method="GET", host="", path=path, headers=headers or {}, cost=cost, key=key
+        )
 
-    def ask(self, address: str = "192.0.2.1", *, path: str = "/", cost: int | None = None) -> Client:
+    def ask(
+        self,
+        address: str = "192.0.2.1",
+        *,
+        path: str = "/",
+        cost: int | None = None,
+        key: bytes | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> Client:
         """Check one request; the client has its verdict already if the gate knew it."""
         client = Client()
-        verdict = self.gate.check(self.request(address, path=path, cost=cost), client)
+        asker = self.request(address, path=path, cost=cost, key=key, headers=headers)
+        verdict = self.gate.check(asker, client)
         if verdict is not None:
             client.answer(verdict)
         return client
@@ -265,6 +352,8 @@ def limit(
     outage: Outage = Outage.LOCAL,
     block_ms: int = 0,
     lease: bool = False,
+    mode: Mode = Mode.ENFORCE,
+    counts: Counts = Counts.REQUESTS,
 ) -> Limit:
     return Limit(
         name,
@@ -275,4 +364,6 @@ def limit(
         outage=outage,
         block_ms=block_ms,
         lease=lease,
+        mode=mode,
+        counts=counts,
     )

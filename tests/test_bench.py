@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench import credentials
 from bench.load import Load
 from bench.plot import svg
 from bench.rounds import Alternated
 from bench.rows import Curve, Goal, Latency, Row, table
+from sidecar.config import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,7 +27,18 @@ def load(answers: int, cpu_s: float = 1.0, p99: float = 2.0) -> Load:
 
 def test_it_runs_and_writes_what_it_found(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--only", "micro", "start", "--out", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "bench",
+            "--quick",
+            "--only",
+            "micro",
+            "patterns",
+            "start",
+            "--out",
+            str(tmp_path),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -44,7 +57,12 @@ def test_it_runs_and_writes_what_it_found(tmp_path: Path) -> None:
     assert ready["unit"] == "s"
     assert ready["goal"] == {"bound": 1.0, "most": True}
     assert ready["outcome"] in {"ok", "missed"}
-    assert sum(name.startswith("micro: ") for name in rows) == 8
+    assert sum(name.startswith("micro: ") for name in rows) == 16
+    for verb in ("prove", "known"):
+        for credential in ("a key", "a token, EdDSA", "a token, ES256", "a token, RS256"):
+            assert rows[f"micro: {verb}: {credential}"]["unit"] == "µs"
+    assert rows["patterns: no query, no header"]["goal"] == {"bound": 2.0, "most": True}
+    assert sum(name.startswith("patterns: 8 KiB of ") for name in rows) == 4
     for name, row in rows.items():
         assert row["measured"] > 0, name
         assert name in ran.stdout
@@ -62,6 +80,35 @@ def test_it_says_which_questions_there_are() -> None:
     assert ran.returncode == 2
     assert "auth_request" in ran.stderr
     assert "control" in ran.stderr
+    assert "credentials" in ran.stderr
+
+
+@pytest.mark.parametrize(("name", "filters"), [("limits", 0), ("registry", 3), ("patterns", 4)])
+def test_its_gates_with_credentials_differ_in_filters_alone(tmp_path: Path, name: str, filters: int) -> None:
+    key = tmp_path / "sign.pem"
+    key.write_bytes(credentials.private_key())
+
+    config = parse(credentials.document(name, credentials.CASES[0]), name="bench", folder=tmp_path)
+
+    assert [(limit.name, [kind for kind, _ in limit.per]) for limit in config.limits] == [
+        ("minute", ["ip"]),
+        ("hour", ["key"]),
+    ]
+    assert len(config.filters) == filters
+    assert (config.credentials.mode == "registry") is (filters > 0)
+    assert [rule.name for rule in config.filters if rule.detecting] == (["waf"] if filters == 4 else [])
+
+
+def test_it_asks_with_a_credential_and_a_body_and_never_the_same_twice() -> None:
+    lines = (("X-Api-Key", "k.secret"),)
+    for case in credentials.CASES:
+        heads = credentials.asked(case, credentials.ORDERS, lines)
+
+        headers = dict(heads.headers)
+        assert headers["X-Api-Key"] == "k.secret"
+        assert (headers["X-Original-Method"], headers["Content-Type"]) == ("POST", "application/json")
+        assert headers["X-Original-URI"] == f"{credentials.ORDERS}?n={{n}}"
+        assert (headers["X-Real-IP"] == "{ip}") is (heads.subjects > 1)
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,19 @@ def test_it_has_a_row_of_four_cells_for_each_key() -> None:
     assert len({row.split("|")[1] for row in rows}) == len(rows)
 
 
-def test_it_leaves_out_what_this_version_refuses() -> None:
-    assert "filters[].scopes" not in reference()
-    assert "listen.public" not in reference()
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `credentials.tokens.ttl` | a duration from 1m to 1d | `15m` |",
+        "| `credentials.tenants.<name>.cidrs` | a list: a network or an address | required |",
+        "| `credentials.jwt` | a list of mappings, below | none |",
+        "| `patterns` | a mapping: a name -> a list of mappings, below | none |",
+        "| `patterns.<name>[].in` | a list: one of `path`, `query`, `values`, `headers` | required |",
+        "| `filters[].threshold` | a whole number from 1 to 1000 | `5` |",
+    ],
+)
+def test_it_says_what_nested_keys_take(row: str) -> None:
+    assert row in reference()
 
 
 @pytest.mark.parametrize("change", ["workers", "no.such.key"])

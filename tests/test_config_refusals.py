@@ -40,6 +40,14 @@ KEYS = [
         "header",
         "max",
         "envoy",
+        "credentials",
+        "mode",
+        "headers",
+        "tokens",
+        "jwt",
+        "jwks",
+        "patterns",
+        "public",
     ),
 ]
 WORDS = [
@@ -106,6 +114,9 @@ def test_it_refuses_a_bad_store_in_the_environment_by_its_name() -> None:
         "store: {url: 'redis://:hunter2@redis', url: a}",
         "store: {url: !secret hunter2}",
         "trusted_proxies: ['redis://:hunter2@redis']",
+        "credentials: {mode: registry, jwt: [{jwks: {url: 'https://me:hunter2@idp.example'}}]}",
+        "credentials: {mode: registry, tokens: {issuer: 'https://me:hunter2@gate.example'}}",
+        "credentials: {mode: registry, tokens: {keys: ['-----BEGIN PRIVATE KEY----- hunter2']}}",
     ],
 )
 def test_it_never_shows_a_secret(text: str) -> None:
@@ -160,8 +171,8 @@ default: maybe
         "  addresses.deny.files[0]",
         "  limits[0].window",
         "  limits[1].cost",
-        "  limits[2].per[0]",
         "  limits[2].name",
+        "  limits[2].per[0]",
         "  filters[0].methods[0]",
         "  filters[0].name",
         "  default",
@@ -203,7 +214,12 @@ def test_it_raises_nothing_but_its_error_for_any_text(text: str) -> None:
     expect_config_or_error(text)
 
 
-@given(st.dictionaries(st.sampled_from(["listen", "store", "limits", "filters", "addresses"]), trees))
+@given(
+    st.dictionaries(
+        st.sampled_from(["listen", "store", "limits", "filters", "addresses", "credentials", "patterns"]),
+        trees,
+    )
+)
 def test_it_raises_nothing_but_its_error_inside_any_section(tree: dict[str, Tree]) -> None:
     expect_config_or_error(yaml.safe_dump(tree))
 

@@ -13,6 +13,7 @@ from sidecar.config import parse
 from sidecar.core.control import LISTS, NO_EPOCH, Book, Delta, Entry, Epoch
 from sidecar.core.ledger import Ledger
 from sidecar.explain import Explainer
+from sidecar.identity import Identity
 from sidecar.steps import in_steps
 from sidecar.store import StoreUnavailable
 
@@ -51,6 +52,8 @@ def test_it_waits_for_a_silent_store_once_at_most(directory: Path, known: bool, 
             silent=lambda: known,
             look_alone=lambda counter, need: None,
             entry=store.entry,
+            identity=lambda: Identity(config.credentials, hash_key=None, warn=print),
+            wall_ms=lambda: 1,
         )
         explained = await explainer.explain(ExplainRequest(address=ADDRESS))
         await explainer.close()

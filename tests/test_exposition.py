@@ -36,8 +36,13 @@ class Fleet:
         self.workers = [Metrics(LAYOUT) for _ in range(workers)]
         self.retired = Retired(LAYOUT)
         self.clock = Clock()
+        self.digest = "0123456789abcdef"
         self.exposition = Exposition(
-            version="1.2.3", snapshots=self.snapshots, retired=self.retired, mono_s=self.clock
+            version="1.2.3",
+            digest=lambda: self.digest,
+            snapshots=self.snapshots,
+            retired=self.retired,
+            mono_s=self.clock,
         )
 
     def snapshots(self) -> Sequence[Sequence[int]]:
@@ -209,6 +214,35 @@ def test_without_a_living_worker_gauges_have_no_value() -> None:
 
 def test_build_info_carries_the_version() -> None:
     assert Fleet().value("portcullis_build_info", version="1.2.3") == 1
+
+
+def test_the_configuration_is_told_apart_by_a_number() -> None:
+    fleet = Fleet()
+
+    assert fleet.value("portcullis_config_digest") == 0x0123456789AB
+    fleet.digest = "ffffffffffffffff"
+    assert fleet.value("portcullis_config_digest") == 2**48 - 1
+
+
+def test_a_rejected_configuration_shows_until_one_is_taken() -> None:
+    fleet = Fleet()
+    told = []
+
+    for event in (Count.ADMIN_REFUSED, Count.CONFIG_REJECTED, Count.ADMIN_REFUSED, Count.CONFIG_RELOADED):
+        fleet.retired.count(event)
+        told.append(fleet.value("portcullis_config_last_reload_ok"))
+
+    assert told == [1, 0, 0, 1]
+
+
+def test_memory_is_told_with_its_limit() -> None:
+    fleet = Fleet()
+
+    used, limit = fleet.value("portcullis_memory_used_bytes"), fleet.value("portcullis_memory_limit_bytes")
+
+    assert used is not None
+    assert limit is not None
+    assert 0 < used <= limit
 
 
 def test_a_client_that_scrapes_without_pause_gets_the_last_text_until_it_rests() -> None:

@@ -270,7 +270,7 @@ def test_it_enforces_its_share_of_the_permits_alone(rank: int, share: int) -> No
     async def scenario() -> None:
         bench = Bench(limit(10))
         bench.ledger.replicas = 3
-        bench.gate.rank = rank
+        bench.gate.share.rank = rank
         await bench.gate.start()
         await silenced(bench)
 

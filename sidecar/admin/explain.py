@@ -20,7 +20,10 @@ _Long = Annotated[str, msgspec.Meta(max_length=8_192)]
 
 
 class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A described request. `path` is the raw target, query included; a `front` left out is `api`."""
+    """A described request. `path` is the raw target, query included; a `front` left out is `api`.
+
+    `key` is the id of a key: the request is explained as if it had presented it rightly.
+    """
 
     address: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     method: _Text = "GET"
@@ -28,6 +31,7 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: _Text = ""
     headers: Annotated[dict[_Text, _Long], msgspec.Meta(max_length=MAX_HEADERS)] = {}
     front: Literal["nginx", "envoy", "forward", "api"] = "api"
+    key: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +81,17 @@ class ExplainedLimit(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: int | None
 
 
+class ExplainedCredential(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom the credential names, and what it may."""
+
+    id: str
+    kind: str
+    tenant: str
+    plan: str
+    scopes: list[str]
+    enabled: bool
+
+
 class ExplainedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What the proxy would get."""
 
@@ -95,6 +110,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     retry_after_s: int | None
     steps: list[Step]
+    credential: ExplainedCredential | None
     addresses: list[ListedAddress]
     limits: list[ExplainedLimit]
     shadow: list[str]
@@ -117,6 +133,7 @@ def explained(explain: Callable[[ExplainRequest], Awaitable[Mapping[str, object]
             body=ExplainRequest,
             at=Nothing,
             answer=Explained,
+            errors={404: "There is no such key.", 409: "The record of the key cannot be read."},
             example={"address": "203.0.113.9", "method": "POST", "path": "/orders"},
         ),
     )

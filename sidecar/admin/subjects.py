@@ -18,19 +18,21 @@ from sidecar.core.model import Limit
 from sidecar.document import notations
 from sidecar.document.walk import shown
 
+KEY_ID: Final = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?::[A-Za-z0-9._:/*%-]{1,128})?"
+
 KeyId = Annotated[
     str,
     Meta(
-        description="The public id of a key: with `credentials.mode: opaque` as the log, `/v1/top` and "
-        "`X-Portcullis-Key` show it. Ids of the registry act once requests are checked against it.",
+        description="The public id of a key, as the log, `/v1/top` and `X-Portcullis-Key` show it: of the registry, "
+        "`<issuer>:<subject>` of a foreign token, or with `credentials.mode: opaque` the key's keyed hash.",
         examples=["k7Qm2xYc"],
-        extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
+        extra_json_schema={"pattern": f"^{KEY_ID}$"},
     ),
 ]
 TenantName = Annotated[
     str,
     Meta(
-        description="The name of a tenant: it acts once requests are checked against the registry.",
+        description="The name of a tenant, as keys of the registry and tokens name it.",
         examples=["acme"],
         extra_json_schema={"pattern": "^[a-z][a-z0-9_-]{0,62}$"},
     ),
@@ -137,11 +139,13 @@ def _key_id(text: str) -> str:
     if SECRET_PREFIX in text:
         raise ValueError("this is a secret, not an id; now that it was shown around, rotate its key")
     if not _KEY_ID.fullmatch(text):
-        raise ValueError("expected a letter or digit, then up to 63 of A-Z a-z 0-9 _ -")
+        raise ValueError(
+            "expected a letter or digit, then up to 63 of A-Z a-z 0-9 _ -, or <issuer>:<subject> of a foreign token"
+        )
     return text
 
 
-_KEY_ID: Final = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_KEY_ID: Final = re.compile(KEY_ID)
 _READERS: Final[dict[str, Callable[[str], str]]] = {
     "key": _key_id,
     "tenant": notations.name,

@@ -1,41 +1,79 @@
-"""TLS for the admin plane: 1.2 and later, and a client's certificate where an authority for it is named.
+"""TLS for the planes that are served here: Mozilla's intermediate profile, and the clients' certificates where an
+authority for them is named.
 
-The files are read once, at the start.
+The profile (Server Side TLS, guideline 5.8, "intermediate") is TLS 1.2 and 1.3, six ECDHE cipher suites and three
+of DHE for 1.2, and the client's order of preference. The three are left out, as the proposal for 6.0 leaves them
+out: they need parameters of their own, and no client that speaks 1.2 needs them. Its curves cannot be set from
+here; OpenSSL's own choice begins with them.
+
+A certificate is renewed in place: connections keep theirs, and the next handshake shows the new one.
 """
 
 from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Final
 
-from sidecar.config import AdminTls
+from sidecar.config import AdminTls, PublicTls
+
+# Those of TLS 1.3 cannot be chosen here; OpenSSL's own are the profile's three.
+CIPHERS: Final = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+)
+
+Files = AdminTls | PublicTls
 
 
 class TlsUnusable(Exception):
-    """A file of `listen.admin_tls` cannot be used; the text names the key, the file and the reason."""
+    """A file cannot be used; the text names the key, the file and the reason."""
 
 
-def tls_context(files: AdminTls) -> ssl.SSLContext:
-    """What `start` serves with. Raises TlsUnusable."""
+def tls_context(files: Files, key: str) -> ssl.SSLContext:
+    """What `start` serves with; `key` is the section that names the files. Raises TlsUnusable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.set_ciphers(":".join(CIPHERS))
+    # Python sets it. All of these are good; the client knows which it has hardware for.
+    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.set_alpn_protocols(["http/1.1"])
-    _check("cert", files.cert)
-    _check("key", files.key)
+    _load_pair(context, files, key)
+    client_ca = files.client_ca if isinstance(files, AdminTls) else None
+    if client_ca is not None:
+        _check(f"{key}.client_ca", client_ca)
+        try:
+            context.load_verify_locations(cafile=client_ca)
+        except ssl.SSLError:
+            raise TlsUnusable(f"{key}.client_ca: {client_ca}: holds no certificate in PEM form") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def renew(context: ssl.SSLContext, files: Files, key: str) -> None:
+    """Let a context that serves take certificate and key from their files again.
+
+    Raises TlsUnusable, and then goes on with those of before. Who signs clients' certificates is not read again.
+    """
+    tls_context(
+        files, key
+    )  # where a file is wrong, the one that serves is not touched: it could lose its key
+    _load_pair(context, files, key)
+
+
+def _load_pair(context: ssl.SSLContext, files: Files, key: str) -> None:
+    _check(f"{key}.cert", files.cert)
+    _check(f"{key}.key", files.key)
     try:
         context.load_cert_chain(files.cert, files.key, password=_no_passphrase)
     except (ssl.SSLError, ValueError) as exc:
-        raise TlsUnusable(_about_pair(files, exc)) from None
-    if files.client_ca is not None:
-        _check("client_ca", files.client_ca)
-        try:
-            context.load_verify_locations(cafile=files.client_ca)
-        except ssl.SSLError:
-            raise TlsUnusable(
-                f"listen.admin_tls.client_ca: {files.client_ca}: holds no certificate in PEM form"
-            ) from None
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+        raise TlsUnusable(_about_pair(files, key, exc)) from None
 
 
 def _check(key: str, path: Path) -> None:
@@ -43,20 +81,20 @@ def _check(key: str, path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as exc:
-        raise TlsUnusable(f"listen.admin_tls.{key}: {path}: cannot be read: {exc.strerror}") from exc
+        raise TlsUnusable(f"{key}: {path}: cannot be read: {exc.strerror}") from exc
 
 
-def _about_pair(files: AdminTls, error: Exception) -> str:
+def _about_pair(files: Files, key: str, error: Exception) -> str:
     """OpenSSL reads both files in one call; this finds out which of them it means."""
     if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-        return f"listen.admin_tls.key: {files.key}: is not the private key of the certificate in {files.cert}"
+        return f"{key}.key: {files.key}: is not the private key of the certificate in {files.cert}"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=files.cert)
     except ssl.SSLError:
-        return f"listen.admin_tls.cert: {files.cert}: holds no certificate in PEM form"
+        return f"{key}.cert: {files.cert}: holds no certificate in PEM form"
     if isinstance(error, _Passphrase):
-        return f"listen.admin_tls.key: {files.key}: has a passphrase, which nobody could type: take it off"
-    return f"listen.admin_tls.key: {files.key}: holds no private key in PEM form"
+        return f"{key}.key: {files.key}: has a passphrase, which nobody could type: take it off"
+    return f"{key}.key: {files.key}: holds no private key in PEM form"
 
 
 class _Passphrase(ValueError):

@@ -21,7 +21,7 @@ MOST_AT_ONCE: Final = 5_000
 LONGEST_REASON: Final = 200
 
 _DURATION: Final = re.compile(r"0*[1-9][0-9]{0,8}[smhd]", re.ASCII)
-_KEY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?::[A-Za-z0-9._:/*%-]{1,128})?", re.ASCII)
 _EXPIRES: Final = "expected a duration such as 30d, or a time such as 2027-01-31T00:00:00Z"
 
 

@@ -38,6 +38,10 @@ def explain(
         list[str] | None,
         typer.Option(metavar="'NAME: VALUE'", help="A header that it sends; may be repeated."),
     ] = None,
+    key: Annotated[
+        str,
+        typer.Option(metavar="ID", help="As if it had presented this key, whose secret need not be known."),
+    ] = "",
     front: Annotated[FrontName, typer.Option(help="Through which kind of proxy.")] = FrontName.API,
 ) -> None:
     """Say what the gate would answer to a request, and why; charges nobody."""
@@ -48,6 +52,7 @@ def explain(
         "host": host,
         "headers": _headers(header or []),
         "front": front.value,
+        "key": key,
     }
     explained = gate.post("/v1/explain", described)
     tell(gate, explained, _show)

@@ -106,7 +106,7 @@ TenantOption = Annotated[
     typer.Option(
         "--tenant",
         metavar="NAME",
-        help="About this tenant only; acts once requests are checked against the registry (not in this version).",
+        help="About this tenant only.",
     ),
 ]
 KeyOption = Annotated[
@@ -114,8 +114,7 @@ KeyOption = Annotated[
     typer.Option(
         "--key",
         metavar="ID",
-        help="About this key only: the id that the log, `top` and X-Portcullis-Key show (credentials.mode: opaque). "
-        "Ids of `key list` act once requests are checked against the registry (not in this version).",
+        help="About this key only: the id that `key list`, the log, `top` and X-Portcullis-Key show.",
     ),
 ]
 LimitOption = Annotated[

@@ -27,6 +27,7 @@ from sidecar.core.control import (
     GLOBAL,
     LISTS,
     NO_EPOCH,
+    RECORDS,
     Book,
     Control,
     Delta,
@@ -302,7 +303,7 @@ class Follower:
         while (epoch := await self._changes.epoch()).number >= self.epoch.number:
             book = Book(self.book.control)
             lists = {name: await self._read_list(name, book) for name in LISTS}
-            tables = {name: await self._read_table(name) for name in ("attack", "overrides")}
+            tables = {name: await self._read_table(name) for name in RECORDS}
             await in_steps(book.replace_steps(epoch, lists, tables, self.store_ms()))
             seen = await self._changes.epoch()
             passed = {epoch}

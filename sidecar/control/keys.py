@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from sidecar.control.changes import Changed, Changes, Conflict
+from sidecar.control.changes import Changed, Changes, Conflict, ControlStore, Space
 from sidecar.control.pages import page_of
 from sidecar.core import keys
 from sidecar.core.control import Entry, Epoch
 from sidecar.core.keys import Key, KeyUnreadable, Kind, Terms
+from sidecar.store import StoreUnavailable
 
 TABLE: Final = "keys"
 TRIES: Final = 5
@@ -66,6 +67,28 @@ class KeyPage(NamedTuple):
     keys: list[Key]
     unreadable: list[str]
     cursor: str
+
+
+class KeyRecords:
+    """The registry's records as replicas read them, when requests need them. All raise StoreUnavailable."""
+
+    def __init__(self, store: ControlStore, prefix: str) -> None:
+        self._store = store
+        self._table = Space(prefix).key(TABLE)
+
+    async def records(self, key_ids: Sequence[str]) -> list[Entry | None]:
+        """Entries of keys, in this order: None where there is none. What is no entry cannot be read as a key."""
+        words = [key_id.encode() for key_id in key_ids]
+        said = await self._store.command(b"HMGET", self._table, *words)
+        if not isinstance(said, list) or len(said) != len(words):
+            raise StoreUnavailable("response", "the store's answer has not the shape of HMGET's")
+        return [None if value is None else _entry(value) for value in said]
+
+    async def ping(self) -> None:
+        await self._store.command(b"PING")
+
+    async def close(self) -> None:
+        await self._store.close()
 
 
 class KeyRegistry:
@@ -243,6 +266,13 @@ class KeyRegistry:
         hash_key = self._hash_key()
         secret = keys.secret_of(self._random_bytes(keys.SECRET_BYTES))
         return secret, keys.hash_secret(secret.encode(), hash_key)
+
+
+def _entry(value: bytes) -> Entry:
+    try:
+        return Entry.parse(value)
+    except ValueError:
+        return Entry(0, 0, b"")
 
 
 def _written(key: Key, changed: Changed) -> Key:

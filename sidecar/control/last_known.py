@@ -23,12 +23,11 @@ from typing import Final
 
 import orjson
 
-from sidecar.core.control import GLOBAL, LISTS, NO_EPOCH, Book, Control, Entry, Epoch
+from sidecar.core.control import GLOBAL, LISTS, NO_EPOCH, RECORDS, Book, Control, Entry, Epoch
 from sidecar.core.layers import LayeredSet
 from sidecar.steps import in_steps
 
 FILE_NAME: Final = "control.json"
-TABLES: Final = ("attack", "overrides")
 LINES: Final = 256
 """Lines written between two requests: two milliseconds."""
 REST: Final = 20
@@ -67,7 +66,7 @@ class LastKnown:
                 epoch = NO_EPOCH
         if epoch != NO_EPOCH:
             self._written, self._listed = dict(lists), epoch
-        records = {"attack": control.attack, "overrides": control.overrides}
+        records = {table: getattr(control, table) for table in RECORDS}
         await in_steps(book.replace_steps(epoch, lists, records, now_ms))
         return book
 
@@ -89,7 +88,7 @@ class LastKnown:
                     field: base64.b64encode(entry.written()).decode()
                     for field, entry in getattr(control, table).items()
                 }
-                for table in TABLES
+                for table in RECORDS
             },
         }
         await self._replace(self._folder / FILE_NAME, iter([orjson.dumps(document)]))
@@ -115,15 +114,21 @@ class LastKnown:
         """All but the lists."""
         try:
             document = orjson.loads((self._folder / FILE_NAME).read_bytes())
+            document.setdefault("revoked", {})  # which earlier versions did not write
             tables = {
                 table: {
                     field: Entry.parse(base64.b64decode(written, validate=True))
                     for field, written in document[table].items()
                 }
-                for table in TABLES
+                for table in RECORDS
             }
             epoch = Epoch.parse(document["epoch"])
-            return Control(epoch=epoch, attack=tables["attack"], overrides=tables["overrides"])
+            return Control(
+                epoch=epoch,
+                attack=tables["attack"],
+                overrides=tables["overrides"],
+                revoked=tables["revoked"],
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -33,8 +33,9 @@ from sidecar.core.layers import LayeredSet
 from sidecar.core.permits import NO_PERMITS, Permits
 
 LISTS: Final = ("deny", "allow", "exempt", "pass")
-FOLLOWED: Final = ("attack", *LISTS, "overrides")
-"""The tables that every replica holds whole."""
+RECORDS: Final = ("attack", "overrides", "revoked")
+FOLLOWED: Final = (*RECORDS, *LISTS)
+"""The tables that every replica holds whole; `RECORDS` are small, and each change copies them."""
 GLOBAL: Final = "global"
 """The field of `attack` that is about every request."""
 SLICE: Final = 1_000
@@ -139,6 +140,7 @@ class Control:
     deny, allow, exempt, passes   run-time entries alone, beside those of the configuration
     attack                        field of the table -> entry, `global` among them
     overrides                     `<limit> key:<ID>`, `<limit> tenant:<T>` or `<limit> address:<CIDR>` -> entry;
+    revoked                       ids of tokens that were taken back, until they would have ended
     compiled                      the same, to be found by subject; made here unless `permits` brings it
     attacked                      the `key:<ID>` and `tenant:<T>` whose requests alone are refused now
     attack_on                     whether attack mode is on; None when nobody ever said
@@ -155,6 +157,7 @@ class Control:
         "exempt",
         "overrides",
         "passes",
+        "revoked",
     )
 
     def __init__(
@@ -164,12 +167,14 @@ class Control:
         lists: Mapping[str, LayeredSet] = MappingProxyType({}),
         attack: Mapping[str, Entry] = MappingProxyType({}),
         overrides: Mapping[str, Entry] = MappingProxyType({}),
+        revoked: Mapping[str, Entry] = MappingProxyType({}),
         permits: Permits | None = None,
     ) -> None:
         self.epoch = epoch
         self.deny, self.allow, self.exempt, self.passes = (lists.get(name, _NOBODY) for name in LISTS)
         self.attack = attack
         self.overrides = overrides
+        self.revoked = revoked
         self.attacked = frozenset(
             field for field, entry in attack.items() if field != GLOBAL and entry.members().get("on") is True
         )
@@ -244,13 +249,13 @@ class Book:
         tables: Mapping[str, Mapping[str, Entry]],
         now_ms: int,
     ) -> Generator[None, None, Control]:
-        """The state that was read whole: built lists, and the entries of `attack` and `overrides`.
+        """The state that was read whole: built lists, and the entries of the other tables.
 
         For a new book, to which `remember` has said what expires in the lists. Whether attack mode is on is
         not unlearned: tables in which nobody ever said are those of a store that lost its data.
         """
         records: dict[str, dict[str, Entry]] = {}
-        for table in ("attack", "overrides"):
+        for table in RECORDS:
             records[table] = {}
             for number, (field, entry) in enumerate(tables.get(table, {}).items(), start=1):
                 _put(records[table], table, field, entry, now_ms)
@@ -266,6 +271,7 @@ class Book:
             lists=lists,
             attack=records["attack"],
             overrides=records["overrides"],
+            revoked=records["revoked"],
             permits=permits,
         )
         return self.control
@@ -316,6 +322,7 @@ class Book:
             lists=lists,
             attack=control.attack,
             overrides=control.overrides,
+            revoked=control.revoked,
             permits=control.compiled,
         )
         return self.control
@@ -344,7 +351,12 @@ class Book:
         if changes["overrides"]:
             overrides = _changed(overrides, "overrides", changes["overrides"], now_ms)
             permits = permits.with_changes({field: overrides.get(field) for field in changes["overrides"]})
-        self.control = Control(epoch=epoch, lists=lists, attack=attack, overrides=overrides, permits=permits)
+        revoked = control.revoked
+        if changes["revoked"]:
+            revoked = _changed(revoked, "revoked", changes["revoked"], now_ms)
+        self.control = Control(
+            epoch=epoch, lists=lists, attack=attack, overrides=overrides, revoked=revoked, permits=permits
+        )
 
     def _note_steps(self, table: str, changes: Mapping[str, Entry | None]) -> Generator[None, None, None]:
         """Remember when these entries expire, or that they do not."""

@@ -19,6 +19,7 @@ SERVER_PAIR: Final = b"s"
 CLIENT_PAIR: Final = b"c"
 WHOLE: Final = b"k"
 BEARER: Final = b"b"
+WAYS: Final = frozenset({SERVER_PAIR, CLIENT_PAIR, WHOLE, BEARER})
 
 may_hold_secret: Final = re.compile(
     rb"auth(?!ority)|cookie|token|secret|key|session|sid|passw|pwd|signature|credential|assertion|jwt|csrf|xsrf|cert"

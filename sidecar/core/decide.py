@@ -12,12 +12,14 @@ that anybody waited. A request is charged only when all of its limits admit it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from math import ceil
 from typing import Final
 
+from sidecar.core.access import CREDENTIALS
+from sidecar.core.bound import Bound
 from sidecar.core.ledger import FOREVER, Counter, closed, enough
 from sidecar.core.model import Outage, Quota, Reason, Source, Verdict
-from sidecar.core.policy import Bound
 from sidecar.core.window import NEVER, Grant
 
 LONGEST_RETRY_S: Final = 31 * 24 * 3600
@@ -33,7 +35,10 @@ def judge(bound: Bound, attack: bool, now_ms: float, source: Source) -> Verdict 
     are admitted, and looking at each counter twice costs them more than taking back costs the others.
     """
     if attack and not bound.passes and not bound.malformed:
-        return bound.policy.attack
+        return _under_attack(bound)
+    guard = bound.guard
+    if guard is not None and _any_closed(guard.charges, now_ms):
+        return _refuse(guard, now_ms, source)
     if bound.refusal is not None:
         return bound.refusal
     charges = bound.charges
@@ -54,8 +59,52 @@ def judge(bound: Bound, attack: bool, now_ms: float, source: Source) -> Verdict 
     verdict = Verdict.of_limits(bound.reason, source, limits, numbers, policy_header, ratelimit % numbers)
     if bound.shadow or bound.shadow_charges:
         verdict.shadow = _charge_shadows(bound, now_ms)
+    if guard is not None and guard.shadow_charges:
+        verdict.shadow += tuple([c.limit.name for c, cost in guard.shadow_charges if closed(c, cost, now_ms)])
     if bound.key_id:
-        verdict.key_id = bound.key_id
+        verdict.key_id, verdict.identity = bound.key_id, bound.identity
+    return verdict
+
+
+def refused_before(trial: Bound, attack: bool, now_ms: float, source: Source) -> Verdict | None:
+    """What refuses a request whatever its credential is worth: attack mode, lists, filters, too many failures."""
+    if attack and not trial.passes and not trial.malformed:
+        return _under_attack(trial)
+    if trial.refusal is not None:
+        return trial.refusal
+    return _refuse(trial, now_ms, source) if _any_closed(trial.charges, now_ms) else None
+
+
+def invalid(trial: Bound, tried: Verdict) -> Verdict:
+    """The verdict on a credential that is not valid, after a trial that allowed to try it."""
+    return _of_credential(Reason.CREDENTIAL_INVALID, trial, shadow=tried.shadow, source=tried.source)
+
+
+def unprovable(trial: Bound) -> Verdict:
+    """The verdict on a credential that only the store knows, while the store is silent."""
+    return _of_credential(
+        Reason.STORE_UNAVAILABLE, trial, shadow=trial.shadow, source=Source.OUTAGE, retry_after_s=1
+    )
+
+
+def _under_attack(bound: Bound) -> Verdict:
+    verdict = bound.policy.attack
+    if bound.allow_origin:
+        verdict = copy(verdict)
+        verdict.allow_origin = bound.allow_origin
+    return verdict
+
+
+def _of_credential(
+    reason: Reason,
+    trial: Bound,
+    *,
+    shadow: tuple[str, ...],
+    source: Source,
+    retry_after_s: int | None = None,
+) -> Verdict:
+    verdict = Verdict(reason, rule=CREDENTIALS, shadow=shadow, source=source, retry_after_s=retry_after_s)
+    verdict.allow_origin = trial.allow_origin
     return verdict
 
 
@@ -87,14 +136,15 @@ def judge_alone(bound: Bound, now_ms: float, local: LocalTake) -> Verdict:
             case Outage.OPEN:
                 continue
             case Outage.CLOSED:
-                return Verdict(
-                    Reason.STORE_UNAVAILABLE,
-                    source=Source.OUTAGE,
-                    retry_after_s=1,
-                    rule=counter.limit.name,
-                    violated=(counter.limit.name,),
-                    shadow=bound.shadow,
-                    key_id=bound.key_id,
+                return _told(
+                    bound,
+                    Verdict(
+                        Reason.STORE_UNAVAILABLE,
+                        source=Source.OUTAGE,
+                        retry_after_s=1,
+                        rule=counter.limit.name,
+                        violated=(counter.limit.name,),
+                    ),
                 )
             case Outage.LOCAL:
                 answered[counter] = local(counter, 0, cost)
@@ -106,30 +156,42 @@ def judge_alone(bound: Bound, now_ms: float, local: LocalTake) -> Verdict:
             if counter in refused and counter.limit.block_ms:
                 answered[counter] = local(counter, cost, cost)
         waits = [answered[counter].retry_ms for counter in refused]
-        return Verdict(
-            Reason.RATE_LIMITED,
-            source=Source.OUTAGE,
-            retry_after_s=None if NEVER in waits else max(1, ceil(max(waits) / 1000)),
-            quotas=_quotas_alone(bound, now_ms, answered),
-            policy_header=bound.terms.policy_header,
-            rule=refused[0].limit.name,
-            violated=tuple(counter.limit.name for counter in refused),
-            shadow=bound.shadow,
-            key_id=bound.key_id,
+        return _told(
+            bound,
+            Verdict(
+                Reason.RATE_LIMITED,
+                source=Source.OUTAGE,
+                retry_after_s=None if NEVER in waits else max(1, ceil(max(waits) / 1000)),
+                quotas=_quotas_alone(bound, now_ms, answered),
+                policy_header=bound.terms.policy_header,
+                rule=refused[0].limit.name,
+                violated=tuple(counter.limit.name for counter in refused),
+            ),
         )
     for counter, cost in bound.charges:
         if counter in answered:
             answered[counter] = local(counter, cost, cost)
         elif enough(counter, cost, now_ms):
             counter.in_hand -= cost
-    return Verdict(
-        bound.reason,
-        source=Source.OUTAGE,
-        quotas=_quotas_alone(bound, now_ms, answered),
-        policy_header=bound.terms.policy_header,
-        shadow=bound.shadow,
-        key_id=bound.key_id,
+    return _told(
+        bound,
+        Verdict(
+            bound.reason,
+            source=Source.OUTAGE,
+            quotas=_quotas_alone(bound, now_ms, answered),
+            policy_header=bound.terms.policy_header,
+        ),
     )
+
+
+def _told(bound: Bound, verdict: Verdict) -> Verdict:
+    """The verdict with what the request's case adds to any."""
+    verdict.shadow, verdict.key_id = bound.shadow, bound.key_id
+    if verdict.allowed:
+        verdict.identity = bound.identity
+    else:
+        verdict.allow_origin = bound.allow_origin
+    return verdict
 
 
 def _charge_shadows(bound: Bound, now_ms: float) -> tuple[str, ...]:
@@ -181,9 +243,7 @@ def _refuse(bound: Bound, now_ms: float, source: Source) -> Verdict:
         verdict.retry_after_s = max(1, _seconds(retry_at_ms - now_ms))
     verdict.rule = violated[0]
     verdict.violated = tuple(violated)
-    verdict.shadow = bound.shadow
-    verdict.key_id = bound.key_id
-    return verdict
+    return _told(bound, verdict)
 
 
 def _quotas_alone(bound: Bound, now_ms: float, answered: dict[Counter, Grant]) -> tuple[Quota, ...]:

@@ -55,6 +55,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _SCOPE: Final = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _SECRET: Final = re.compile(rf"(?={SECRET_PREFIX}([A-Za-z0-9_-]{{48}}))")
+_WHOLE: Final = re.compile(rb"pcs_[A-Za-z0-9_-]{48}")
 _LIKE_SECRET: Final = re.compile(rf"{SECRET_PREFIX}[A-Za-z0-9_-]+")
 _SHOWN: Final = 60
 
@@ -232,17 +233,27 @@ def hash_secret(secret: bytes, hash_key: bytes) -> str:
     return blake2b(secret, digest_size=32, key=hash_key, person=b"key secret").hexdigest()
 
 
-def secret_matches(key: Key | None, presented: bytes, hash_key: bytes, now_ms: int) -> bool:
-    """Whether this is a secret of the key that is valid now. The work is the same for any answer.
+def is_secret(text: bytes) -> bool:
+    """Whether the text is written as a secret is, its checksum included; no key has any other.
 
-    `None` is the key that nobody has: one hash and two comparisons, as for any other, so that time does
-    not tell whether an id exists.
+    >>> is_secret(secret_of(bytes(32)).encode()), is_secret(b"hunter2")
+    (True, False)
+    """
+    return _WHOLE.fullmatch(text) is not None and _is_whole(text[len(SECRET_PREFIX) :].decode())
+
+
+def proved_until_ms(key: Key | None, presented: bytes, hash_key: bytes, now_ms: int) -> int | None:
+    """Until when this secret of the key is valid, 0: as long as the key; None if it is not, now.
+
+    `None` is the key that nobody has. The work is the same for any outcome, one hash and two comparisons, so
+    that time does not tell whether an id exists.
     """
     hashed = hash_secret(presented, hash_key)
-    matches = False
+    until_ms: int | None = None
     for secret in (*(key.secrets if key is not None else ()), _DECOY, _DECOY)[:MOST_SECRETS]:
-        matches |= compare_digest(hashed, secret.hash) & _lives(secret, now_ms)
-    return matches
+        if compare_digest(hashed, secret.hash) & _lives(secret, now_ms):
+            until_ms = secret.until_ms
+    return until_ms
 
 
 _DECOY: Final = Secret("0" * 64, 0, 1)

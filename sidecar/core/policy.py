@@ -14,85 +14,37 @@ Nothing here reads files, knows the store or tells the time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from hashlib import blake2b
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Final
 
+from sidecar.core.access import DEFAULT, Access, announced_by, concerns
 from sidecar.core.addresses import AddressSet, subject_of
+from sidecar.core.bound import UNPROVED, Bound, Unproved, Who
+from sidecar.core.charges import Charges
 from sidecar.core.control import EMPTY, Control
-from sidecar.core.credentials import may_hold_secret
+from sidecar.core.detection import Found
 from sidecar.core.filters import Finding, objections_of
-from sidecar.core.ledger import Counter, Ledger
-from sidecar.core.model import Cost, Dimension, Filter, Limit, Mode, Reason, Request, Verdict
-from sidecar.core.patterns import Matcher
+from sidecar.core.ledger import Ledger
+from sidecar.core.model import Filter, Limit, Mode, Reason, Request, Verdict
+from sidecar.core.principals import IDENTITY, Principal
+from sidecar.core.query_names import CredentialNames
 from sidecar.core.recent import Recent
-from sidecar.core.subjects import Chosen, choose, escaped, names_of, shard_of
-from sidecar.core.terms import NO_TERMS, Terms, Variants
-
-BY_ADDRESS: Final = (Dimension("ip"),)
+from sidecar.core.rules import RuleBook, Rules
+from sidecar.core.subjects import Chosen, choose
+from sidecar.core.terms import Variants
 
 MOST_REMEMBERED: Final = 16_384
 """Addresses, routes and bound requests remembered, of each."""
 CONFIGURED_DENY: Final = "addresses.deny"
 RUN_TIME_DENY: Final = "run-time deny"
 """Who refuses an address: the configuration's list, or the one that operators change."""
-
-
-class Bound:
-    """What a policy found for a request: valid while `policy` is the one in force.
-
-    refusal        the answer that lists and filters give, or None
-    malformed      the refusal stands even before attack mode
-    passes         attack mode lets the address through
-    charges        (counter, cost) of the enforced limits, in policy order
-    shadow_charges the same for shadow limits
-    terms          what answers under the enforced limits share
-    shadow         names of shadow filters that object
-    reason         OK, or EXEMPT when the address skips limits
-    key_id, tenant whom the credential names, empty when nobody
-
-    What does not differ from the usual stays in the class: a new client costs two assignments.
-    """
-
-    refusal: Verdict | None = None
-    malformed = False
-    passes = False
-    charges: tuple[tuple[Counter, int], ...] = ()
-    shadow_charges: tuple[tuple[Counter, int], ...] = ()
-    shadow: tuple[str, ...] = ()
-    reason = Reason.OK
-    terms = NO_TERMS
-    key_id = b""
-    tenant = ""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-
-
-class _LimitRule(NamedTuple):
-    """A limit that a route comes under.
-
-    names  what its counters' names in the store begin with, for each shard
-    kinds  of its dimensions
-    usual  every request costs 1, by its address, and it is enforced
-    """
-
-    limit: Limit
-    counters: Recent[str, Counter]
-    route: str
-    names: tuple[str, ...]
-    kinds: frozenset[str]
-    usual: bool
-
-
-class _Rules(NamedTuple):
-    """The rules that a route comes under. `terms` are known when no limit depends on more than the address."""
-
-    filters: tuple[Filter, ...]
-    limits: tuple[_LimitRule, ...]
-    limit_names: frozenset[str]
-    terms: Terms | None
+LONGEST_KEPT: Final = 1_025
+"""Bytes of a header by which a request is remembered; a longer origin or media type than 1024 is none."""
+NO_NAMES: Final = CredentialNames(())
+IN_QUERY: Final = "credentials.query"
+"""Who refuses a credential in the query string."""
 
 
 class _Facts:
@@ -135,31 +87,29 @@ class Policy:
         ipv6_prefix: int = 64,
         prefix: str = "pc:",
         hash_key: bytes,
-        hashed_headers: Sequence[bytes] = (),
+        hashed_headers: Collection[bytes] = (),
+        registry: bool = False,
+        tenants: Mapping[str, AddressSet] = MappingProxyType({}),
+        query_names: CredentialNames = NO_NAMES,
+        query_mode: Mode = Mode.SHADOW,
         control: Control = EMPTY,
     ) -> None:
+        """`registry`: who asks is told by a proved credential, and somebody must open a path to anybody else.
+
+        tenants      the networks that a tenant's keys work from
+        query_names  parameters that must not carry a credential
+        """
         self.deny, self.allow, self.exempt, self.passes = deny, allow, exempt, passes
         self.ipv6_prefix = ipv6_prefix
         self.limits = tuple(limits)
         self.filters = tuple(filters)
         self.default_allow = default_allow
+        self.registry = registry
         self.attack = Verdict(
             Reason.ATTACK_MODE, status=attack_status, retry_after_s=attack_retry_after_s, rule="attack_mode"
         )
         self._ledger = ledger
         self._prefix = prefix
-        self._hash_key = hash_key
-        self._hashed_headers = frozenset(
-            header
-            for limit in self.limits
-            for _, header in limit.per
-            if header in hashed_headers or may_hold_secret(header)
-        )
-        self._limits = [
-            (limit, Matcher(limit.match), counters)
-            for limit, counters in zip(self.limits, ledger.tables(len(self.limits)), strict=True)
-        ]
-        self._filters = [(rule, Matcher(rule.match)) for rule in self.filters]
         self._read_headers = tuple(
             {limit.cost.header for limit in self.limits if limit.cost.header}
             | {header for limit in self.limits for _, header in limit.per if header}
@@ -167,8 +117,26 @@ class Policy:
         self._judges_content = any(
             rule.content_types or rule.max_body is not None or rule.tls_min for rule in self.filters
         )
-        self._rules = Recent[tuple[str, str, str], _Rules](MOST_REMEMBERED)
-        self._variants = Variants()
+        self._detects = any(rule.detecting is not None for rule in self.filters)
+        self._query_names = query_names
+        self._query_mode = query_mode
+        self._access = Access(self.filters, tenants)
+        variants = Variants()
+        self._charges = Charges(
+            limits=self.limits,
+            ledger=ledger,
+            variants=variants,
+            hash_key=hash_key,
+            hashed_headers=hashed_headers,
+        )
+        self._rules = RuleBook(
+            limits=self.limits,
+            filters=self.filters,
+            ledger=ledger,
+            prefix=prefix,
+            variants=variants,
+            most=MOST_REMEMBERED,
+        )
         self._heed(control)
 
     def under(self, control: Control) -> Policy:
@@ -186,10 +154,10 @@ class Policy:
 
     def forget(self, chosen: Chosen) -> Policy:
         """This policy, which has forgotten what it knew of some counters; this one must not be asked any more."""
-        for limit, _, counters in self._limits:
+        for limit, _, counters in self._rules.tables:
             if limit.name != chosen.limit:
                 continue
-            if chosen.subjects is None:
+            if chosen.subjects is None or limit.plans:  # then a subject has a counter for each plan
                 found = [counter for counter in counters if chosen.has(counter.key)]
             else:
                 known = [counters.get(subject) for subject in chosen.subjects]
@@ -217,62 +185,125 @@ class Policy:
         self.control = control
         configured = (self.deny, self.allow, self.exempt, self.passes)
         self.lists = any(map(len, configured)) or any(map(len, control.lists.values()))
-        self._overridden = control.overridden
+        self._charges = self._charges.under(control)
         self._facts = Recent[str, _Facts](MOST_REMEMBERED)
         self._bounds = Recent[tuple[object, ...], Bound](MOST_REMEMBERED)
 
     def counters(self) -> int:
         """How many counters this process knows now."""
-        return sum(len(counters) for _, _, counters in self._limits)
+        return sum(len(counters) for _, _, counters in self._rules.tables)
 
-    def bind(self, request: Request) -> Bound:
-        """What concerns this request; left with the request for the next time."""
-        key_id = b"" if request.key is None else self.key_id(request.key)
-        case: tuple[object, ...] = (request.address, request.method, request.host, request.path, key_id)
+    def bind(self, request: Request, who: Who = None) -> Bound:
+        """What concerns this request of `who`; left with the request for the next time."""
+        key_id = b"" if request.key is None or self.registry else self._charges.key_id(request.key)
+        asker = who if self.registry else key_id
+        case: tuple[object, ...] = (request.address, request.method, request.host, request.path, asker)
         if self._judges_content:
-            case += (request.content_type, request.content_length, request.tls)
+            content_type = request.content_type
+            case += (content_type and content_type[:LONGEST_KEPT], request.content_length, request.tls)
         if self._read_headers:
-            case += tuple([self._unsecret(request.headers, name) for name in self._read_headers])
+            case += tuple([self._charges.unsecret(request.headers, name) for name in self._read_headers])
+        suspected: frozenset[str] = frozenset()
+        if self._detects:
+            suspected = self._suspected(request)
+            case += (suspected,)
+        leaks = bool(request.query) and self._query_names.found_in(request.query)
+        if leaks:
+            case += (leaks,)
+        if self.registry and b"origin" in request.headers:
+            case += (request.headers[b"origin"][:LONGEST_KEPT], announced_by(request))
         if request.cost is not None or request.malformed is not None:
             case += (request.cost, request.malformed)
         bound = self._bounds.get(case)
         if bound is None:
-            bound = self._bind(request, key_id)
+            bound = self._bind(request, who, key_id, leaks, suspected)
             self._bounds.add(case, bound)
         request.bound = bound
         return bound
 
-    def _bind(self, request: Request, key_id: bytes) -> Bound:
+    def _bind(
+        self, request: Request, who: Who, key_id: bytes, leaks: bool, suspected: frozenset[str]
+    ) -> Bound:
         bound = Bound(self)
         if request.malformed is not None:
             bound.malformed = True
             bound.refusal = Verdict(Reason.MALFORMED, rule=request.malformed)
             return bound
-        if key_id:
-            bound.key_id = key_id
+        principal = who if isinstance(who, Principal) else None
+        if principal is not None:
+            bound.key_id, bound.tenant, bound.plan = principal.id, principal.tenant, principal.plan
+            bound.identity = principal.identity
+        elif key_id:
+            bound.key_id, bound.identity = key_id, IDENTITY % (key_id, b"", b"")
         address = request.address
         exempt = False
-        rules = self._rules_of(request.method, request.host, request.path)
-        if self.lists or rules.filters or not self.default_allow:
+        rules = self._rules.of(request.method, request.host, request.path)
+        filters = self._opening(request, rules, principal) if self.registry else rules.open
+        if self.registry:
+            bound.allow_origin = self._access.readable_by(principal, request, filters)
+        if self.lists or rules.open or leaks or not self.default_allow:
             facts = self._facts_of(address)
             bound.passes = facts.passes
-            if (findings := self._findings(request, facts, rules.filters)) and self._object(bound, findings):
+            findings = self._findings(request, facts, rules.open, leaks, suspected)
+            if findings and self._object(bound, findings):
                 return bound
             exempt = facts.exempt
+        subject = subject_of(address, self.ipv6_prefix) if ":" in address else address
+        if who is UNPROVED:
+            bound.trial = True
+            if not exempt:
+                self._charges.guard(bound, request, subject, rules.guards)
+            return bound
+        if principal is not None and rules.guards and not exempt:
+            bound.guard = Bound(self)
+            bound.guard.allow_origin = self._access.readable_by(None, request, filters)
+            self._charges.guard(bound.guard, request, subject, rules.guards)
+        if principal is not None and self._object(bound, self._access.to_credential(principal, address)):
+            return bound
         if self.control.attacked and not bound.passes and (attacked := self.attacked(bound)):
             bound.refusal = self._under_attack(attacked, bound)
+            return bound
+        if self.registry and self._object(bound, self._use(request, principal, rules, filters, suspected)):
             return bound
         if exempt:
             bound.reason = Reason.EXEMPT
             return bound
-        subject = subject_of(address, self.ipv6_prefix) if ":" in address else address
         terms = rules.terms
-        if terms is None or request.cost is not None or not self._overridden.isdisjoint(rules.limit_names):
-            self._charge(bound, request, subject, rules.limits)
+        if (
+            terms is None
+            or request.cost is not None
+            or not self._charges.overridden.isdisjoint(rules.limit_names)
+        ):
+            self._charges.charge(bound, request, subject, rules.limits, principal)
         else:
-            bound.charges = tuple([(self._counter(rule, subject, rule.limit), 1) for rule in rules.limits])
+            bound.charges = tuple(
+                [(self._charges.counter(rule, subject, rule.limit), 1) for rule in rules.limits]
+            )
             bound.terms = terms
         return bound
+
+    def _use(
+        self,
+        request: Request,
+        principal: Principal | None,
+        rules: Rules,
+        filters: Sequence[Filter],
+        suspected: frozenset[str],
+    ) -> list[Finding]:
+        """What is said against this use of a credential, or against a request without any."""
+        found = self._access.to_use(principal, request, filters, default_allow=self.default_allow)
+        if rules.personal:
+            allowed = self._facts_of(request.address).allowed
+            for rule in rules.personal:
+                if concerns(rule.match, principal):
+                    found += self._objections(rule, request, allowed, suspected)
+        return found
+
+    def _opening(self, request: Request, rules: Rules, principal: Principal | None) -> tuple[Filter, ...]:
+        """The filters that say to whom a request's path is opened: a preflight's, those of what it announces."""
+        if (announced := announced_by(request)) is not None:
+            rules = self._rules.of(announced, request.host, request.path)
+        return rules.open + tuple([rule for rule in rules.personal if concerns(rule.match, principal)])
 
     def attacked(self, bound: Bound) -> str | None:
         """The key or tenant of a request (`key:<ID>`, `tenant:<T>`) that is under attack mode, or None."""
@@ -283,7 +314,7 @@ class Policy:
         return None
 
     def _under_attack(self, attacked: str, bound: Bound) -> Verdict:
-        return Verdict(
+        verdict = Verdict(
             Reason.ATTACK_MODE,
             status=self.attack.status,
             retry_after_s=self.attack.retry_after_s,
@@ -291,112 +322,90 @@ class Policy:
             shadow=bound.shadow,
             key_id=bound.key_id,
         )
+        verdict.allow_origin = bound.allow_origin
+        return verdict
 
     def _object(self, bound: Bound, findings: Sequence[Finding]) -> bool:
         """Note what shadow rules say; whether an enforced one refuses, the first in the order of reasons."""
-        bound.shadow = tuple(dict.fromkeys(f.rule for f in findings if f.mode is Mode.SHADOW))
+        if not findings:
+            return False
+        said = [finding.rule for finding in findings if finding.mode is Mode.SHADOW]
+        bound.shadow = tuple(dict.fromkeys((*bound.shadow, *said)))
         enforced = [finding for finding in findings if finding.mode is Mode.ENFORCE]
         if not enforced:
             return False
         first = min(enforced, key=lambda finding: finding.reason.index)
-        bound.refusal = Verdict(
+        verdict = Verdict(
             first.reason, rule=first.rule, methods=first.methods, shadow=bound.shadow, key_id=bound.key_id
         )
+        verdict.allow_origin = bound.allow_origin
+        bound.refusal = verdict
         return True
 
     def key_id(self, key: bytes) -> bytes:
         """The public name of an opaque key: BLAKE2b-128 keyed with the fleet's hash key, in hex."""
-        return blake2b(key, digest_size=16, key=self._hash_key).hexdigest().encode()
+        return self._charges.key_id(key)
 
-    def _unsecret(self, headers: Mapping[bytes, bytes], name: bytes) -> bytes | None:
-        """A header's value, or its keyed hash where it may be a credential: that is not to be remembered."""
-        value = headers.get(name)
-        return self.key_id(value) if value and name in self._hashed_headers else value
-
-    def objections(self, request: Request) -> list[Finding]:
-        """Everything that lists and filters say against a request, shadow rules included."""
-        facts = self._facts_of(request.address)
-        rules = self._rules_of(request.method, request.host, request.path)
-        return self._findings(request, facts, rules.filters)
-
-    def _findings(self, request: Request, facts: _Facts, filters: Sequence[Filter]) -> list[Finding]:
-        found = [Finding(Reason.ADDRESS_DENIED, rule, Mode.ENFORCE) for rule in facts.denied]
-        for rule in filters:
-            found += objections_of(rule, request, facts.allowed)
-        if not self.default_allow and not any(rule.mode is Mode.ENFORCE for rule in filters):
-            found.append(Finding(Reason.NOT_OPENED, "default", Mode.ENFORCE))
+    def objections(self, request: Request, who: Who = None) -> list[Finding]:
+        """Everything that lists, filters and credentials say against a request, shadow rules included."""
+        rules = self._rules.of(request.method, request.host, request.path)
+        suspected = self._suspected(request) if self._detects else frozenset[str]()
+        leaks = self._query_names.found_in(request.query)
+        found = self._findings(request, self._facts_of(request.address), rules.open, leaks, suspected)
+        if self.registry and not isinstance(who, Unproved):
+            if who is not None:
+                found += self._access.to_credential(who, request.address)
+            found += self._use(request, who, rules, self._opening(request, rules, who), suspected)
         return found
 
-    def _charge(self, bound: Bound, request: Request, address: str, limits: Sequence[_LimitRule]) -> None:
-        """Find the counters of limits that may not apply, cost more than 1, or only watch."""
-        charges: list[tuple[Counter, int]] = []
-        shadow: list[tuple[Counter, int]] = []
-        for rule in limits:
-            subject = self._subject(rule.limit, request, address, rule.route, bound)
-            if subject is not None:
-                limit = self._limit_now(rule, bound, address)
-                charge = (self._counter(rule, subject, limit), cost_of(limit, request))
-                (charges if limit.mode is Mode.ENFORCE else shadow).append(charge)
-        bound.charges = tuple(charges)
-        bound.shadow_charges = tuple(shadow)
-        bound.terms = self._variants.terms([counter.limit for counter, _ in charges])
+    def suspicions(self, request: Request) -> dict[str, Found]:
+        """What each filter that looks for patterns found in a request."""
+        rules = self._rules.of(request.method, request.host, request.path)
+        return {
+            rule.name: detector.score(request.path, request.query, request.headers)
+            for rule, detector in rules.detectors
+        }
 
-    def _counter(self, rule: _LimitRule, subject: str, limit: Limit) -> Counter:
-        """A subject's counter under a limit of the rule with the permits of now."""
-        counter = rule.counters.get(subject)
-        if counter is None:
-            shard = shard_of(subject, self._ledger.shards) if len(rule.names) > 1 else 0
-            counter = Counter(limit, limit.permits, (rule.names[shard] + subject).encode(), shard)
-            rule.counters.add(subject, counter)
-        elif counter.permits != limit.permits:
-            self._ledger.forget(counter)
-            counter.limit, counter.permits = limit, limit.permits
-        return counter
-
-    def _limit_now(self, rule: _LimitRule, bound: Bound, address: str) -> Limit:
-        """A limit with the permits that this subject has now: its own, or those of an override."""
-        limit = rule.limit
-        if limit.name not in self._overridden:
-            return limit
-        kinds = rule.kinds
-        permits = self.control.permits(
-            limit.name,
-            key=bound.key_id.decode() if "key" in kinds else "",
-            tenant=bound.tenant if "tenant" in kinds or "key" in kinds else "",
-            address=address if "ip" in kinds else "",
+    def _suspected(self, request: Request) -> frozenset[str]:
+        """The filters whose patterns' score is reached."""
+        if request.malformed is not None:
+            return frozenset()
+        rules = self._rules.of(request.method, request.host, request.path)
+        return frozenset(
+            [
+                rule.name
+                for rule, detector in rules.detectors
+                if rule.detecting is not None
+                and detector.score(request.path, request.query, request.headers).score
+                >= rule.detecting.threshold
+            ]
         )
-        return limit if permits is None else self._variants.limit(limit, permits)
 
-    def _subject(self, limit: Limit, request: Request, address: str, route: str, bound: Bound) -> str | None:
-        """The subject's name: one escaped part per dimension; None if a part is absent."""
-        parts: list[str] = []
-        for kind, header in limit.per:
-            match kind:
-                case "ip":
-                    parts.append(address)
-                case "key":
-                    if not bound.key_id:
-                        return None
-                    parts.append(escaped(bound.key_id))
-                case "tenant":
-                    if not bound.tenant:
-                        return None
-                    parts.append(escaped(bound.tenant.encode()))
-                case "route":
-                    parts.append(escaped(route.encode()))
-                case "host":
-                    parts.append(escaped(request.host.encode()))
-                case "global":
-                    parts.append("*")
-                case "header":
-                    value = request.headers.get(header)
-                    if not value:
-                        return None
-                    known = self._unsecret(request.headers, header) or b""
-                    parts.append(escaped(known))
-                case _:
-                    return None
-        return "|".join(parts)
+    def _findings(
+        self,
+        request: Request,
+        facts: _Facts,
+        filters: Sequence[Filter],
+        leaks: bool,
+        suspected: frozenset[str],
+    ) -> list[Finding]:
+        found = [Finding(Reason.ADDRESS_DENIED, rule, Mode.ENFORCE) for rule in facts.denied]
+        if leaks:
+            found.append(Finding(Reason.CREDENTIAL_IN_QUERY, IN_QUERY, self._query_mode))
+        for rule in filters:
+            found += self._objections(rule, request, facts.allowed, suspected)
+        if not (self.registry or self.default_allow or any(rule.mode is Mode.ENFORCE for rule in filters)):
+            found.append(Finding(Reason.NOT_OPENED, DEFAULT, Mode.ENFORCE))
+        return found
+
+    def _objections(
+        self, rule: Filter, request: Request, allowed: bool, suspected: frozenset[str]
+    ) -> list[Finding]:
+        announced = announced_by(request) if self.registry else None
+        found = objections_of(rule, request, allowed, announced)
+        if rule.name in suspected:
+            found.append(Finding(Reason.PATTERN, rule.name, rule.mode))
+        return found
 
     def _facts_of(self, address: str) -> _Facts:
         facts = self._facts.get(address)
@@ -404,41 +413,3 @@ class Policy:
             facts = _Facts(self, address)
             self._facts.add(address, facts)
         return facts
-
-    def _rules_of(self, method: str, host: str, path: str) -> _Rules:
-        route = (method, host, path)
-        rules = self._rules.get(route)
-        if rules is None:
-            filters = [rule for rule, matcher in self._filters if matcher.route(*route) is not None]
-            limits = [
-                _limit_rule(limit, counters, name, names_of(limit, self._prefix, self._ledger.shards))
-                for limit, matcher, counters in self._limits
-                if (name := matcher.route(*route)) is not None
-            ]
-            limit_names = frozenset([rule.limit.name for rule in limits])
-            usual = all(rule.usual for rule in limits)
-            terms = self._variants.terms([rule.limit for rule in limits]) if usual else None
-            rules = _Rules(tuple(filters), tuple(limits), limit_names, terms)
-            self._rules.add(route, rules)
-        return rules
-
-
-def _limit_rule(
-    limit: Limit, counters: Recent[str, Counter], route: str, names: tuple[str, ...]
-) -> _LimitRule:
-    kinds = frozenset([kind for kind, _ in limit.per])
-    usual = limit.per == BY_ADDRESS and limit.mode is Mode.ENFORCE and limit.cost == Cost()
-    return _LimitRule(limit, counters, route, names, kinds, usual)
-
-
-def cost_of(limit: Limit, request: Request) -> int:
-    """Permits that a request takes from a limit, at least 1."""
-    cost: Cost = limit.cost
-    if cost.header:
-        value = request.headers.get(cost.header)
-        if value is None:
-            return 1 if request.cost is None else request.cost
-        if not value.isdigit() or len(value) > 9:
-            return cost.most
-        return min(max(1, int(value)), cost.most)
-    return cost.fixed if request.cost is None or cost.fixed != 1 else request.cost

@@ -54,3 +54,11 @@ class Recent(Generic[K, V]):
             self._old, self._young = young, {}
             young = self._young
         young[key] = value
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._young or key in self._old
+
+    def drop(self, key: K) -> None:
+        """Forget one."""
+        self._young.pop(key, None)
+        self._old.pop(key, None)

@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from sidecar.core.addresses import parse_cidr
+from sidecar.core.detection import compiled_ok
 from sidecar.core.model import Dimension
 from sidecar.document.yaml_text import Tree
 
@@ -43,15 +44,16 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, 5.
 _HOSTNAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _HOST_PATTERN: Final = re.compile(r"[a-z0-9_.*-]{1,253}|\[[0-9a-f:.]{2,45}\]")
 _GROUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
-_MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/(?:[a-z0-9!#$&^_.+-]{1,127}|\*)")  # RFC 6838, 4.2
+_RESTRICTED_NAME: Final = r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"  # RFC 6838, 4.2
+_MEDIA_TYPE: Final = re.compile(
+    rf"{_RESTRICTED_NAME}/(?:{_RESTRICTED_NAME}|\*(?:\+[a-z0-9][a-z0-9!#$&^_.-]{{0,125}})?)"
+)
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _DOT_SEGMENT: Final = re.compile(r"/\.{1,2}(?:/|$)")
 
 MAX_SOCKET_PATH: Final = 107
 """Bytes of a unix socket's path, one less than `sun_path` holds on Linux."""
-
-REGISTRY_NEEDED: Final = "needs a key registry, which this version does not have: remove it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,6 @@ class Notation:
     form: str
     secret: bool = False
     """Whether messages must not show the value as it is."""
-    later: bool = False
-    """Whether this version always refuses it; the reference then leaves it out."""
 
 
 def duration_ms(low_ms: int, high_ms: int) -> Callable[[Tree], int]:
@@ -98,7 +98,7 @@ def duration_ms(low_ms: int, high_ms: int) -> Callable[[Tree], int]:
     def read(value: Tree) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
             raise ValueError(f'a duration has a unit: "{value}s"')
-        found = _DURATION.fullmatch(_text(value, 'expected a duration such as "10s", "1m", "1h" or "1d"'))
+        found = _DURATION.fullmatch(text_of(value, 'expected a duration such as "10s", "1m", "1h" or "1d"'))
         if found is None:
             raise ValueError('expected a duration: a whole number with s, m, h or d, such as "90s"')
         ms = int(found[1]) * _DURATION_MS[found[2]]
@@ -130,7 +130,7 @@ def size(value: Tree) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
         return value
     remedy = 'expected bytes: a whole number, or one with a unit such as "64KiB" or "10MB"'
-    found = _SIZE.fullmatch(_text(value, remedy))
+    found = _SIZE.fullmatch(text_of(value, remedy))
     if found is None:
         raise ValueError(remedy)
     return int(found[1]) * _SIZE_BYTES[found[2]]
@@ -138,7 +138,7 @@ def size(value: Tree) -> int:
 
 def endpoint(value: Tree) -> Endpoint:
     """Where to listen: `host:port`, `[v6]:port` or `unix:path?mode=0660&group=name`."""
-    text = _text(value, 'expected "host:port", "[::1]:8080" or "unix:path"')
+    text = text_of(value, 'expected "host:port", "[::1]:8080" or "unix:path"')
     if text.startswith("unix:"):
         return _unix_endpoint(text.removeprefix("unix:"))
     host, colon, port = text.rpartition(":")
@@ -189,7 +189,7 @@ def store_url(value: Tree) -> str:
     forms = (
         'expected "embedded", "redis://host:6379/0", "rediss://host:6379/0" or "unix:///path/to/redis.sock"'
     )
-    text = _text(value, forms)
+    text = text_of(value, forms)
     if text == "embedded":
         return text
     if any(ord(char) < 33 or ord(char) == 127 for char in text):
@@ -228,7 +228,7 @@ def _check_server(url: SplitResult, port: int | None, forms: str) -> None:
 
 
 def redacted_url(text: str) -> str:
-    """A store's URL with the password taken out; what cannot be read is not shown at all.
+    """A URL with the password taken out; what cannot be read as one of the document's is not shown at all.
 
     >>> redacted_url("redis://app:pw@redis:6379/0")
     'redis://app:***@redis:6379/0'
@@ -241,7 +241,7 @@ def redacted_url(text: str) -> str:
         url.port  # noqa: B018 - raises when a password's characters have been taken for host and port
     except ValueError:
         return "***"
-    if url.scheme not in {"redis", "rediss", "unix", "redis+sentinel", "redis+cluster"}:
+    if url.scheme not in {"redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "http", "https"}:
         return "***"
     if "@" in url.path + url.query + url.fragment:  # a password that was not percent-encoded
         return "***"
@@ -252,18 +252,16 @@ def redacted_url(text: str) -> str:
 
 
 def name(value: Tree) -> str:
-    """The name of a rule or a plan."""
+    """The name of a rule, a plan, a tenant or another thing that the operator names."""
     remedy = "expected a name: a lower-case letter, then up to 62 of a-z 0-9 _ -"
-    return _matching(_NAME, value, remedy)
+    return matching(_NAME, value, remedy)
 
 
 def dimension(value: Tree) -> Dimension:
-    """One part of a limit's subject: ip, key, route, host, global or header:<name>."""
-    remedy = "expected one of ip, key, route, host, global or header:<name>"
-    text = _text(value, remedy)
-    if text == "tenant":
-        raise ValueError(REGISTRY_NEEDED)
-    if text in {"ip", "key", "route", "host", "global"}:
+    """One part of a limit's subject: ip, key, tenant, route, host, global or header:<name>."""
+    remedy = "expected one of ip, key, tenant, route, host, global or header:<name>"
+    text = text_of(value, remedy)
+    if text in {"ip", "key", "tenant", "route", "host", "global"}:
         return Dimension(text)
     kind, _, header = text.partition(":")
     if kind != "header":
@@ -273,7 +271,7 @@ def dimension(value: Tree) -> Dimension:
 
 def header_name(value: Tree) -> bytes:
     """The name of a header, in lower case as the check plane keeps them."""
-    return _matching(_TOKEN, value, 'expected the name of a header such as "X-Api-Key"').lower().encode()
+    return matching(_TOKEN, value, 'expected the name of a header such as "X-Api-Key"').lower().encode()
 
 
 def short_cost(value: Tree) -> int | bytes:
@@ -281,7 +279,7 @@ def short_cost(value: Tree) -> int | bytes:
     remedy = 'expected a whole number from 1, "header:X-Cost" or {header: X-Cost, max: 10}'
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PERMITS:
         return value
-    text = _text(value, remedy)
+    text = text_of(value, remedy)
     if not text.startswith("header:"):
         raise ValueError(remedy)
     return header_name(text.removeprefix("header:"))
@@ -289,7 +287,7 @@ def short_cost(value: Tree) -> int | bytes:
 
 def method(value: Tree) -> str:
     """An HTTP method; methods are case-sensitive, and the ones in use are upper-case."""
-    text = _matching(_TOKEN, value, 'expected an HTTP method such as "GET"')
+    text = matching(_TOKEN, value, 'expected an HTTP method such as "GET"')
     if "*" in text:
         raise ValueError("there is no pattern for methods: list them, or leave `methods` out for any")
     if text != text.upper():
@@ -299,7 +297,7 @@ def method(value: Tree) -> str:
 
 def host_pattern(value: Tree) -> str:
     """A pattern for hosts, in lower case; `*` matches anything."""
-    text = _text(value, 'expected a host or a pattern such as "*.example.com"').lower()
+    text = text_of(value, 'expected a host or a pattern such as "*.example.com"').lower()
     if "/" in text or (":" in text and not text.startswith("[")) or "]:" in text:
         raise ValueError("a host is matched without scheme, port and path")
     if not text.isascii():
@@ -311,7 +309,7 @@ def host_pattern(value: Tree) -> str:
 
 def path_pattern(value: Tree) -> str:
     """A pattern for canonical paths; `*` matches anything, `/` included."""
-    text = _text(value, 'expected a path or a pattern such as "/api/*"')
+    text = text_of(value, 'expected a path or a pattern such as "/api/*"')
     if not text.startswith(("/", "*")):
         raise ValueError('a path pattern begins with "/" or "*"')
     if "?" in text or "#" in text:
@@ -326,11 +324,18 @@ def path_pattern(value: Tree) -> str:
 
 
 def media_type(value: Tree) -> str:
-    """A media type in lower case, without parameters; `image/*` is all of a kind."""
-    text = _text(value, 'expected a media type such as "application/json"').lower()
+    """A media type in lower case, without parameters; `image/*` is all of a kind, `application/*+json` all of a syntax.
+
+    >>> media_type("Application/JSON"), media_type("application/*+json")
+    ('application/json', 'application/*+json')
+    """
+    remedy = 'expected a media type such as "application/json", "image/*" or "application/*+json"'
+    text = text_of(value, remedy).lower()
     if ";" in text:
         raise ValueError("a media type is matched without its parameters: end it before the semicolon")
-    return _matching(_MEDIA_TYPE, text, 'expected a media type such as "application/json"')
+    if text == "*/*":
+        raise ValueError("leave `content_types` out for any media type")
+    return matching(_MEDIA_TYPE, text, remedy)
 
 
 def tls_version(value: Tree) -> str:
@@ -341,9 +346,16 @@ def tls_version(value: Tree) -> str:
     return text
 
 
+def expression(value: Tree) -> str:
+    """A regular expression as RE2 reads it: found in time that is linear in what is searched."""
+    text = text_of(value, 'expected a regular expression such as "(?i)evilbot"')
+    compiled_ok(text)
+    return text
+
+
 def cidr(value: Tree) -> str:
     """A network or a single address, in canonical text."""
-    text = _text(value, 'expected a network such as "192.0.2.0/24" or an address')
+    text = text_of(value, 'expected a network such as "192.0.2.0/24" or an address')
     try:
         return parse_cidr(text)
     except ValueError as exc:
@@ -353,7 +365,7 @@ def cidr(value: Tree) -> str:
 
 def file_path(value: Tree) -> Path:
     """A path; relative ones are relative to the document."""
-    text = _text(value, "expected a path")
+    text = text_of(value, "expected a path")
     if not text or "\0" in text:
         raise ValueError("expected a path")
     return Path(text)
@@ -361,22 +373,31 @@ def file_path(value: Tree) -> Path:
 
 def store_prefix(value: Tree) -> str:
     """What every name in the store begins with; no braces, which pick a cluster's slot."""
-    return _matching(_PREFIX, value, "expected 1 to 64 of A-Z a-z 0-9 _ . : / -")
+    return matching(_PREFIX, value, "expected 1 to 64 of A-Z a-z 0-9 _ . : / -")
 
 
-def registry_needed(_: Tree) -> object:
-    """A key of the design that this version refuses by name."""
-    raise ValueError(REGISTRY_NEEDED)
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can be meant.
+
+    >>> is_loopback("localhost"), is_loopback("127.0.0.9"), is_loopback("::1"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
-def _text(value: Tree, remedy: str) -> str:
+def text_of(value: Tree, remedy: str) -> str:
+    """A leaf that is text. Raises ValueError with the remedy."""
     if not isinstance(value, str):
         raise ValueError(remedy)
     return value
 
 
-def _matching(pattern: re.Pattern[str], value: Tree, remedy: str) -> str:
-    text = _text(value, remedy)
+def matching(pattern: re.Pattern[str], value: Tree, remedy: str) -> str:
+    """A leaf that is text of this form. Raises ValueError with the remedy."""
+    text = text_of(value, remedy)
     if not pattern.fullmatch(text):
         raise ValueError(remedy)
     return text

@@ -5,13 +5,23 @@ Does not look at requests: what a rule means for one is `policy`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from sidecar.core.model import Cost, Filter, Limit, Match, Outage
+from sidecar.core.model import Cost, Counts, Detecting, Filter, Limit, Match, Outage, Severity, Suspicion
+from sidecar.core.starter_patterns import STARTER
 from sidecar.core.window import slice_for
-from sidecar.document.schema import CostSection, Document, FilterSection, LimitSection, MatchSection
-from sidecar.document.walk import Problem, shown
-from sidecar.document.yaml_text import Tree
+from sidecar.document.schema import (
+    DETECTING_HEADERS,
+    DETECTING_THRESHOLD,
+    CostSection,
+    Document,
+    FilterSection,
+    LimitSection,
+    MatchSection,
+    PatternSection,
+)
+from sidecar.document.walk import Problem, did_you_mean, shown
+from sidecar.document.yaml_text import Tree, child_path
 
 
 def limit_of(section: LimitSection, outage: Outage) -> Limit:
@@ -30,13 +40,14 @@ def limit_of(section: LimitSection, outage: Outage) -> Limit:
         cost=Cost(fixed=fixed, header=b"" if isinstance(header, int) else header, most=section.most_cost()),
         block_ms=section.block_for or 0,
         # A block must be seen at once by all replicas: permits in hand elsewhere would outlive it.
-        lease=section.lease == "auto" and section.block_for is None,
+        lease=section.lease == "auto" and section.block_for is None and section.counts is Counts.REQUESTS,
         plans=section.plans,
+        counts=section.counts,
     )
 
 
-def filter_of(section: FilterSection) -> Filter:
-    """The filter that a section describes."""
+def filter_of(section: FilterSection, patterns: Mapping[str, Sequence[PatternSection]]) -> Filter:
+    """The filter that a section describes; `patterns` are the operator's own sets."""
     return Filter(
         name=section.name,
         match=_match(section.match),
@@ -47,6 +58,33 @@ def filter_of(section: FilterSection) -> Filter:
         content_types=section.content_types,
         max_body=section.max_body,
         tls_min=section.tls_min,
+        kinds=section.kinds,
+        scopes=section.scopes,
+        origins=section.origins,
+        detecting=_detecting(section, patterns) if section.patterns else None,
+    )
+
+
+def _detecting(section: FilterSection, patterns: Mapping[str, Sequence[PatternSection]]) -> Detecting:
+    suspicions: list[Suspicion] = []
+    for name in section.patterns:
+        if name in STARTER:
+            suspicions += STARTER[name]
+        else:  # a set that is not known is a problem of its own
+            suspicions += [_suspicion(name, pattern) for pattern in patterns.get(name, ())]
+    return Detecting(
+        suspicions=tuple(suspicions),
+        threshold=DETECTING_THRESHOLD if section.threshold is None else section.threshold,
+        headers=DETECTING_HEADERS if section.headers is None else tuple(dict.fromkeys(section.headers)),
+    )
+
+
+def _suspicion(set_name: str, section: PatternSection) -> Suspicion:
+    return Suspicion(
+        name=f"{set_name}/{section.name}",
+        expression=section.pattern,
+        places=section.places,
+        severity=Severity[section.severity.upper()],
     )
 
 
@@ -76,5 +114,36 @@ def filters_without_demand(document: Document, problems: Sequence[Problem]) -> I
             yield Problem(f"filters[{at}]", message)
 
 
+def pattern_sets(tree: Tree) -> Iterator[Problem]:
+    """Sets of patterns that a filter names and that do not exist, and names that are taken."""
+    sets = tree.get("patterns") if isinstance(tree, dict) else None
+    own = sets if isinstance(sets, dict) else {}
+    for name, patterns in own.items():
+        place = child_path("patterns", name)
+        if name in STARTER:
+            yield Problem(place, "a set that the gate brings along has this name: take another")
+        places: dict[str, int] = {}
+        for at, pattern in enumerate(patterns if isinstance(patterns, list) else []):
+            called = pattern.get("name") if isinstance(pattern, dict) else None
+            if isinstance(called, str) and places.setdefault(called, at) != at:
+                message = f"{shown(called)}: {place}[{places[called]}] has this name already: take another"
+                yield Problem(f"{place}[{at}].name", message)
+    filters = tree.get("filters") if isinstance(tree, dict) else None
+    known = [*STARTER, *own]
+    for at, rule in enumerate(filters if isinstance(filters, list) else []):
+        named = rule.get("patterns") if isinstance(rule, dict) else None
+        for number, wanted in enumerate(named if isinstance(named, list) else []):
+            if isinstance(wanted, str) and wanted not in known:
+                message = f"{shown(wanted)}: there is no such set: {did_you_mean(wanted, known)}"
+                yield Problem(f"filters[{at}].patterns[{number}]", message)
+
+
 def _match(section: MatchSection) -> Match:
-    return Match(hosts=section.hosts, methods=section.methods, paths=section.paths)
+    return Match(
+        hosts=section.hosts,
+        methods=section.methods,
+        paths=section.paths,
+        kinds=section.kinds,
+        plans=section.plans,
+        scopes=section.scopes,
+    )

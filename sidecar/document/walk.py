@@ -25,6 +25,7 @@ from typing import Annotated, Final, Protocol, TypeVar, cast, get_args, get_orig
 
 import msgspec
 
+from sidecar.core.keys import holds_secret
 from sidecar.document.notations import Notation, redacted_url
 from sidecar.document.yaml_text import Tree, child_path
 
@@ -49,7 +50,7 @@ class Judged(Protocol):
     """A Struct that knows what its fields must satisfy together."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Pairs of a field's key and the message for it."""
+        """Pairs of a path below the Struct (`window`, `jwt[1].name`, "" for itself) and the message for it."""
 
 
 class _Lost(enum.Enum):
@@ -78,20 +79,28 @@ def shown(value: Tree, *, secret: bool = False) -> str:
         return "a list"
     if isinstance(value, dict):
         return "a mapping"
-    if isinstance(value, str) and (secret or "://" in value or "@" in value):
+    if isinstance(value, str) and holds_secret(value):
+        value = "***"
+    elif isinstance(value, str) and (secret or "://" in value or "@" in value):
         value = redacted_url(value)
     text = json.dumps(value, ensure_ascii=False)
     text = "".join(char if char.isprintable() else "?" for char in text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]}..." + ('"' if text[0] == '"' else "")
 
 
+def did_you_mean(key: str, known: list[str]) -> str:
+    """The known word that is nearest to an unknown one, or else all of them."""
+    if close := difflib.get_close_matches(key, known, 1):
+        return f"did you mean {close[0]!r}?"
+    return f"known here: {', '.join(known)}"
+
+
 def _walk(tree: Tree, kind: object, path: str, problems: list[Problem]) -> object:
     """`tree` as `kind`, an annotation of the schema, or LOST."""
-    notation = notation_of(kind)
-    if tree is None and not (notation and notation.later):
+    if tree is None:
         problems.append(Problem(path, "nothing stands here: remove the key for its default, or fill it"))
         return LOST
-    if notation is not None:
+    if (notation := notation_of(kind)) is not None:
         return _notation(tree, notation, path, problems)
     origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -102,14 +111,17 @@ def _walk(tree: Tree, kind: object, path: str, problems: list[Problem]) -> objec
         return _mapping(tree, arguments, path, problems)
     if origin is Annotated and get_origin(arguments[0]) is tuple:
         read = _walk(tree, arguments[0], path, problems)
+        most = arguments[1].max_length
         if tree == []:
             problems.append(Problem(path, f"an empty list {arguments[1].extra['empty']}"))
+        elif most is not None and isinstance(tree, list) and len(tree) > most:
+            problems.append(Problem(path, f"{len(tree)} items: expected at most {most}"))
         return read
     if is_union(kind):
-        for arm in get_args(kind):
-            if isinstance(arm, type) and issubclass(arm, msgspec.Struct) and isinstance(tree, dict):
-                return _struct(tree, arm, path, problems)
-        return _walk(tree, plain_arm(kind), path, problems)
+        struct, plain = struct_arm(kind), plain_arm(kind)
+        if struct is not None and (plain is None or isinstance(tree, dict)):
+            return _struct(tree, struct, path, problems)
+        return _walk(tree, plain, path, problems)
     return _leaf(tree, kind, path, problems)
 
 
@@ -120,11 +132,10 @@ def _struct(tree: Tree, kind: type[S], path: str, problems: list[Problem]) -> S 
         return LOST
     before = len(problems)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    known = [key for key, field in fields.items() if not is_later(field.type)]
     values: dict[str, object] = {}
     missing = False
     problems.extend(
-        Problem(child_path(path, key), f"unknown key: {_did_you_mean(key, known)}")
+        Problem(child_path(path, key), f"unknown key: {did_you_mean(key, list(fields))}")
         for key in tree
         if key not in fields
     )
@@ -142,7 +153,9 @@ def _struct(tree: Tree, kind: type[S], path: str, problems: list[Problem]) -> S 
     read = kind(**values)
     judged: object = read  # mypy holds that no Struct is Judged
     if isinstance(judged, Judged) and len(problems) == before:
-        problems.extend(Problem(child_path(path, key), message) for key, message in judged.problems())
+        problems.extend(
+            Problem(".".join(filter(None, (path, key))), message) for key, message in judged.problems()
+        )
     return read
 
 
@@ -174,8 +187,7 @@ def _notation(tree: Tree, notation: Notation, path: str, problems: list[Problem]
     try:
         return notation.read(tree)
     except ValueError as exc:
-        message = str(exc) if notation.later else f"{shown(tree, secret=notation.secret)}: {exc}"
-        problems.append(Problem(path, message))
+        problems.append(Problem(path, f"{shown(tree, secret=notation.secret)}: {exc}"))
         return LOST
 
 
@@ -201,23 +213,25 @@ def notation_of(kind: object) -> Notation | None:
     return None
 
 
-def is_later(kind: object) -> bool:
-    """Whether this version always refuses the key."""
-    notation = notation_of(kind)
-    return notation is not None and notation.later
-
-
 def is_union(kind: object) -> bool:
     """Whether an annotation offers several forms: a Struct or a leaf, or a value or None."""
     return get_origin(kind) in {typing.Union, types.UnionType}
 
 
-def plain_arm(kind: object) -> object:
-    """The form of a union that is not a Struct and not None."""
+def struct_arm(kind: object) -> type[msgspec.Struct] | None:
+    """The form of a union that is a Struct, if it has one; so for what is a Struct itself."""
+    for arm in get_args(kind) if is_union(kind) else (kind,):
+        if isinstance(arm, type) and issubclass(arm, msgspec.Struct):
+            return arm
+    return None
+
+
+def plain_arm(kind: object) -> object | None:
+    """The form of a union that is not a Struct and not None, if it has one."""
     for arm in get_args(kind):
         if arm is not type(None) and not (isinstance(arm, type) and issubclass(arm, msgspec.Struct)):
-            return arm
-    raise AssertionError(f"a union without a plain form: {kind}")
+            return cast("object", arm)
+    return None
 
 
 def choices(kind: object) -> list[str]:
@@ -255,12 +269,5 @@ def _bounds(meta: msgspec.Meta) -> str:
     return f" from {meta.ge} to {meta.le}" if meta.ge is not None else ""
 
 
-def _did_you_mean(key: str, known: list[str]) -> str:
-    if close := difflib.get_close_matches(key, known, 1):
-        return f"did you mean {close[0]!r}?"
-    return f"known here: {', '.join(known)}"
-
-
 def _some_keys(kind: type[msgspec.Struct]) -> str:
-    fields = [field for field in msgspec.structs.fields(kind) if not is_later(field.type)]
-    return ", ".join(field.encode_name for field in fields[:3])
+    return ", ".join(field.encode_name for field in msgspec.structs.fields(kind)[:3])

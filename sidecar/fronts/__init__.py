@@ -5,8 +5,8 @@
 
 `http` owns the connection: order, limits, time. `wire` turns bytes into heads, `heads` remembers the ones
 that come again and again. One small file per proxy protocol (`nginx`, `envoy`, `forward`, `api`) says which
-headers carry which datum and what the proxy does with an answer; `datum` reads one header's value,
-`answers` formats what the protocols share.
+headers carry which datum and what the proxy does with an answer; `datum` reads one header's value, `credentials` what
+the client presents, `answers` formats what the protocols share.
 
 A front reads only its own headers: what another proxy would have set, the client may have sent.
 

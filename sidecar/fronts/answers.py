@@ -1,7 +1,7 @@
 """Whole HTTP/1.1 responses: what the fronts' answers have in common.
 
 Everything that does not change is bytes already; one `%` makes the answer. Values that end up in a header
-come from the configuration, from the gate, or from `datum.request_id`: none can hold a line break.
+come from the configuration, from the gate, or from a header of the client's: none can hold a line break.
 
 No `Date`: every proxy adds its own. Which status a proxy must see is each front's own knowledge.
 """
@@ -36,16 +36,16 @@ CHALLENGE: Final = b"WWW-Authenticate: Bearer\r\n"
 
 _CLOSE: Final = b"Connection: close\r\n"
 
-_ALLOW: Final = (
-    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Request-Id: %b\r\nX-Portcullis-Key: %b\r\n"
-    b"X-Portcullis-Tenant: \r\nX-Portcullis-Plan: \r\n"
-)
+_ALLOW: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Request-Id: %b\r\n%b"
 _ALLOW_BARE: Final = _ALLOW + b"\r\n"
 _ALLOW_QUOTAS: Final = _ALLOW + b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n\r\n"
 _ALLOW_MORE: Final = _ALLOW + b"%b%b%b\r\n"
 
-IDENTITY: Final = b"X-Portcullis-Key: %b\r\nX-Portcullis-Tenant: \r\nX-Portcullis-Plan: \r\n"
-"""Always there on an allow, empty when anonymous: a proxy that copies them overwrites what a client sent."""
+_READABLE: Final = (
+    b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n"
+    b"Access-Control-Expose-Headers: RateLimit, RateLimit-Policy, Retry-After, X-Request-Id\r\n"
+)
+"""Without these a browser shows its page neither the status of a refusal nor when to come back."""
 
 
 def allow(verdict: Verdict, request_id: bytes, keep_alive: bool, *, legacy: bool) -> bytes:
@@ -54,14 +54,14 @@ def allow(verdict: Verdict, request_id: bytes, keep_alive: bool, *, legacy: bool
         if verdict.policy_header:
             return _ALLOW_QUOTAS % (
                 request_id,
-                verdict.key_id,
+                verdict.identity,
                 verdict.policy_header,
                 verdict.ratelimit or ratelimit_header(verdict.quotas),
             )
-        return _ALLOW_BARE % (request_id, verdict.key_id)
+        return _ALLOW_BARE % (request_id, verdict.identity)
     return _ALLOW_MORE % (
         request_id,
-        verdict.key_id,
+        verdict.identity,
         quota_lines(verdict, legacy=legacy),
         shadow_line(verdict),
         close_line(keep_alive),
@@ -90,7 +90,7 @@ def shadow_line(verdict: Verdict) -> bytes:
 
 
 def refusal_lines(verdict: Verdict, status: int, *, legacy: bool) -> bytes:
-    """What a refusal says besides its status: when to come back, how to get in, what is left.
+    """What a refusal says besides its status: when to come back, how to get in, what is left, which page may read it.
 
     `status` is the one that the proxy sees.
     """
@@ -101,6 +101,8 @@ def refusal_lines(verdict: Verdict, status: int, *, legacy: bool) -> bytes:
         lines += CHALLENGE
     if verdict.status == 405:
         lines += b"Allow: %b\r\n" % ", ".join(verdict.methods).encode()
+    if verdict.allow_origin:
+        lines += _READABLE % verdict.allow_origin
     return lines
 
 

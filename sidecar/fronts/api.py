@@ -24,6 +24,7 @@ from sidecar.core.addresses import canonical_address
 from sidecar.core.model import Quota, Request, Verdict
 from sidecar.core.paths import PathRefused, canonical_path, split_target
 from sidecar.fronts import Head, Unreadable, answers, datum
+from sidecar.fronts.credentials import CredentialReader
 from sidecar.fronts.datum import Malformed
 
 _MEMBERS: Final = frozenset({"address", "cost", "headers", "host", "method", "path"})
@@ -38,15 +39,15 @@ _ANSWER: Final = (
 
 
 class ApiFront:
-    """`POST /v1/check`. `credential_headers` are lower-case names of the question's own `headers`."""
+    """`POST /v1/check`. Credentials are read from the question's own `headers`."""
 
     name: Final = "api"
     index: Final = 3
     path: Final = b"/v1/check"
     single_valued: Final = frozenset({b"host", b"content-length", b"x-request-id"})
 
-    def __init__(self, *, credential_headers: tuple[bytes, ...], legacy_headers: bool) -> None:
-        self._credential_headers = credential_headers
+    def __init__(self, *, credentials: CredentialReader, legacy_headers: bool) -> None:
+        self._credential = credentials.read
         self._legacy = legacy_headers
 
     def read(self, head: Head) -> Request:
@@ -63,14 +64,18 @@ class ApiFront:
         pairs = _pairs(question.get("headers", {}))
 
         method, host, path, malformed = "", "", "", None
+        query = b""
+        key: bytes | None = None
         length: int | None = None
         headers: dict[bytes, bytes] = {}
         try:
             headers = _headers(pairs)
             method = datum.method(raw_method)
             host = datum.host(raw_host)
-            path = canonical_path(split_target(raw_path)[0])
+            encoded_path, query = split_target(raw_path)
+            path = canonical_path(encoded_path)
             length = datum.length(headers.get(b"content-length"))
+            key = self._credential(headers)
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         return Request(
@@ -81,7 +86,8 @@ class ApiFront:
             headers=headers,
             content_type=headers.get(b"content-type"),
             content_length=length,
-            key=datum.credential(headers, self._credential_headers),
+            query=query,
+            key=key,
             request_id=datum.request_id(head.headers.get(b"x-request-id")),
             malformed=malformed,
             cost=cost,
@@ -103,7 +109,7 @@ class ApiFront:
         return _ANSWER % (
             len(body),
             request_id,
-            answers.IDENTITY % verdict.key_id if allowed else b"",
+            verdict.identity if allowed else b"",
             lines,
             answers.close_line(keep_alive),
             body,

@@ -1,7 +1,8 @@
-"""One header's value at a time: host, method, TLS version, length, request id, credential.
+"""One header's value at a time: host, method, TLS version, length, request id.
 
 What a value cannot be read as is refused here with `Malformed` or read as "the proxy did not say",
-whichever cannot help a client. Which header carries which datum is each front's own knowledge.
+whichever cannot help a client. Which header carries which datum is each front's own knowledge; credentials are
+read in `credentials`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sidecar.fronts import Head
 
 CLIENT_HEADERS: Final = frozenset(
     {
+        b"access-control-request-method",
         b"authorization",
         b"content-length",
         b"content-type",
@@ -44,6 +46,8 @@ _TLS: Final = {
         version.encode(),
     )
 } | {b"TLSv1": "1.0"}
+
+_USUAL: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
 _ABSENT: Final = (b"", b"-")  # nginx and Envoy write "-" where a variable has no value
 
@@ -85,14 +89,22 @@ def host(value: bytes | None) -> str:
 
 
 def method(value: bytes | None) -> str:
-    """The client's method, any token: case matters, and unknown ones are the policy's business."""
+    """The client's method, any token: unknown ones are the policy's business.
+
+    Case matters (RFC 9110, 9.1), but not to every application: `post` would be a POST that no rule for POST sees.
+    """
     if value is None:
         raise Malformed("the proxy did not say the client's method")
     if value == b"GET":
         return "GET"
     if not _TOKEN.fullmatch(value):
         raise Malformed("the client's method is not a token")
-    return value.decode("ascii")
+    text = value.decode("ascii")
+    if text not in _USUAL and text.upper() in _USUAL:
+        raise Malformed(
+            "the client's method is a usual one in lower case, which applications read in two ways"
+        )
+    return text
 
 
 def tls_version(headers: Mapping[bytes, bytes]) -> str | None:
@@ -119,12 +131,3 @@ def length(value: bytes | None) -> int | None:
 def request_id(value: bytes | None) -> bytes | None:
     """The client's id when it is fit for a log line and a header, else None: the gate makes its own."""
     return value if value is not None and _REQUEST_ID.fullmatch(value) else None
-
-
-def credential(headers: Mapping[bytes, bytes], names: tuple[bytes, ...]) -> bytes | None:
-    """The value of the first of these headers that is there and not empty."""
-    for name in names:
-        value = headers.get(name)
-        if value:
-            return value
-    return None

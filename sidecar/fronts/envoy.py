@@ -20,6 +20,7 @@ from sidecar.core.forwarded import client_address
 from sidecar.core.model import Request, Verdict
 from sidecar.core.paths import PathRefused, canonical_path, split_target
 from sidecar.fronts import UNKNOWN_ADDRESS, Head, answers, datum
+from sidecar.fronts.credentials import CredentialReader
 from sidecar.fronts.datum import Malformed
 
 _PREFIX_LEN: Final = len(b"/auth/envoy")
@@ -35,32 +36,36 @@ class EnvoyFront:
     def __init__(
         self,
         *,
-        credential_headers: tuple[bytes, ...],
+        credentials: CredentialReader,
         trusted: AddressSet,
         envoy_address: Literal["real_ip", "forwarded"],
         legacy_headers: bool,
     ) -> None:
-        self._credential_headers = credential_headers
+        self._credential = credentials.read
         self._trusted = trusted
         self._forwarded = envoy_address == "forwarded"
         self._legacy = legacy_headers
         self.single_valued: Final = datum.single_valued(
-            () if self._forwarded else (b"x-real-ip",), credential_headers
+            () if self._forwarded else (b"x-real-ip",), credentials.names
         )
 
     def read(self, head: Head) -> Request:
         headers = head.headers
         get = headers.get
         address, host, path, malformed = UNKNOWN_ADDRESS, "", "", None
+        query = b""
+        key: bytes | None = None
         length: int | None = None
         try:
             if head.repeated:
                 datum.refuse_repeated(head, self.single_valued)
             address = self._address(headers) or UNKNOWN_ADDRESS
             host = datum.host(get(b"host"))
-            path = canonical_path(split_target(head.target[_PREFIX_LEN:])[0])
+            raw_path, query = split_target(head.target[_PREFIX_LEN:])
+            path = canonical_path(raw_path)
             if said := get(b"x-original-length"):
                 length = datum.length(said)
+            key = self._credential(headers)
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         return Request(
@@ -72,7 +77,8 @@ class EnvoyFront:
             content_type=get(b"content-type"),
             content_length=length,
             tls=datum.tls_version(headers) if b"x-original-tls" in headers else None,
-            key=datum.credential(headers, self._credential_headers),
+            query=query,
+            key=key,
             request_id=datum.request_id(said_id) if (said_id := get(b"x-request-id")) else None,
             malformed=malformed,
             bodiless=head.method == b"HEAD",

@@ -16,6 +16,7 @@ from sidecar.core.forwarded import client_address
 from sidecar.core.model import Request, Verdict
 from sidecar.core.paths import PathRefused, canonical_path, split_target
 from sidecar.fronts import UNKNOWN_ADDRESS, Head, answers, datum
+from sidecar.fronts.credentials import CredentialReader
 from sidecar.fronts.datum import Malformed
 
 _OWN: Final = (b"x-forwarded-host", b"x-forwarded-method", b"x-forwarded-uri")
@@ -28,18 +29,18 @@ class ForwardFront:
     index: Final = 2
     path: Final = b"/auth/forward"
 
-    def __init__(
-        self, *, credential_headers: tuple[bytes, ...], trusted: AddressSet, legacy_headers: bool
-    ) -> None:
-        self._credential_headers = credential_headers
+    def __init__(self, *, credentials: CredentialReader, trusted: AddressSet, legacy_headers: bool) -> None:
+        self._credential = credentials.read
         self._trusted = trusted
         self._legacy = legacy_headers
-        self.single_valued: Final = datum.single_valued(_OWN, credential_headers)
+        self.single_valued: Final = datum.single_valued(_OWN, credentials.names)
 
     def read(self, head: Head) -> Request:
         headers = head.headers
         get = headers.get
         address, method, host, path, malformed = UNKNOWN_ADDRESS, "", "", "", None
+        query = b""
+        key: bytes | None = None
         length: int | None = None
         try:
             if head.repeated:
@@ -51,9 +52,11 @@ class ForwardFront:
             if uri is None:
                 raise Malformed("the proxy did not say the client's URI")
             host = datum.host(get(b"x-forwarded-host"))
-            path = canonical_path(split_target(uri)[0])
+            raw_path, query = split_target(uri)
+            path = canonical_path(raw_path)
             if said := get(b"x-original-length"):
                 length = datum.length(said)
+            key = self._credential(headers)
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         return Request(
@@ -65,7 +68,8 @@ class ForwardFront:
             content_type=get(b"content-type"),
             content_length=length,
             tls=datum.tls_version(headers) if b"x-original-tls" in headers else None,
-            key=datum.credential(headers, self._credential_headers),
+            query=query,
+            key=key,
             request_id=datum.request_id(said_id) if (said_id := get(b"x-request-id")) else None,
             malformed=malformed,
             bodiless=head.method == b"HEAD",

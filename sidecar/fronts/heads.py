@@ -97,6 +97,7 @@ class HeadTable:
             or head.body
             or request.malformed is not None
             or request.key is not None
+            or request.query
             or not self._is_harmless(head)
         ):
             return

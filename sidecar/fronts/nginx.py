@@ -21,6 +21,7 @@ from sidecar.core.addresses import canonical_address
 from sidecar.core.model import Request, Verdict
 from sidecar.core.paths import PathRefused, canonical_path, split_absolute, split_target
 from sidecar.fronts import UNKNOWN_ADDRESS, Head, answers, datum
+from sidecar.fronts.credentials import CredentialReader
 from sidecar.fronts.datum import Malformed
 
 _OWN: Final = (
@@ -38,21 +39,23 @@ _REFUSE: Final = (
 
 
 class NginxFront:
-    """`/auth/nginx`. `credential_headers` are lower-case; the key is the first of them that is there."""
+    """`/auth/nginx`."""
 
     name: Final = "nginx"
     index: Final = 0
     path: Final = b"/auth/nginx"
 
-    def __init__(self, *, credential_headers: tuple[bytes, ...], legacy_headers: bool) -> None:
-        self._credential_headers = credential_headers
+    def __init__(self, *, credentials: CredentialReader, legacy_headers: bool) -> None:
+        self._credential = credentials.read
         self._legacy = legacy_headers
-        self.single_valued: Final = datum.single_valued(_OWN, credential_headers)
+        self.single_valued: Final = datum.single_valued(_OWN, credentials.names)
 
     def read(self, head: Head) -> Request:
         headers = head.headers
         get = headers.get
         address, method, host, path, malformed = UNKNOWN_ADDRESS, "", "", "", None
+        query = b""
+        key: bytes | None = None
         length: int | None = None
         try:
             if head.repeated:
@@ -69,9 +72,11 @@ class NginxFront:
                 raise Malformed("the proxy did not say the client's URI")
             if authority:
                 host = datum.host(authority)
-            path = canonical_path(split_target(uri)[0])
+            raw_path, query = split_target(uri)
+            path = canonical_path(raw_path)
             if said := get(b"x-original-length"):
                 length = datum.length(said)
+            key = self._credential(headers)
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
         request = Request(address=address, method=method, host=host, path=path, headers=headers)
@@ -85,7 +90,9 @@ class NginxFront:
             request.content_type = content_type
         if b"x-original-tls" in headers:
             request.tls = datum.tls_version(headers)
-        if key := datum.credential(headers, self._credential_headers):
+        if query:
+            request.query = query
+        if key is not None:
             request.key = key
         if request_id := get(b"x-request-id"):
             request.request_id = datum.request_id(request_id)

@@ -13,9 +13,10 @@ What waits, batches, deadlines and the circuit breaker are the gate's business, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from sidecar.core.ledger import GrantRow
 from sidecar.core.window import Ask, Grant
 
 
@@ -39,3 +40,17 @@ class Store(Protocol):
     async def take(self, asks: Sequence[CounterAsk]) -> Sequence[Grant]:
         """Serve one batch of counters that live together. Raises StoreUnavailable."""
         ...
+
+
+class Pinged(Protocol):
+    """What can be asked for a sign of life."""
+
+    async def ping(self) -> None: ...
+
+
+class Lane(Pinged, Protocol):
+    """What carries one shard's batches."""
+
+    async def take(self, asks: Sequence[tuple[bytes, Ask]]) -> Iterable[GrantRow]: ...
+
+    async def close(self) -> None: ...

@@ -172,6 +172,7 @@ async def _explain(asked: ExplainRequest) -> Mapping[str, object]:
         source="memory",
         retry_after_s=None,
         steps=[step],
+        credential=None,
         addresses=[],
         limits=[],
         shadow=[],

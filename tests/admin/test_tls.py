@@ -1,8 +1,9 @@
-"""TLS and mutual TLS on the admin plane, over real sockets with real certificates."""
+"""TLS and mutual TLS, over real sockets with real certificates; on the admin plane where one is needed."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Coroutine
@@ -13,14 +14,18 @@ import pytest
 import uvloop
 
 from sidecar.admin.app import start
-from sidecar.admin.tls import TlsUnusable, tls_context
-from sidecar.config import AdminTls
+from sidecar.admin.tls import CIPHERS, TlsUnusable, renew, tls_context
+from sidecar.config import AdminTls, PublicTls
 from tests.admin.plane import AUTHORIZED, LOOPBACK, Gate
 from tests.certificates import Certificates
 from tests.servers import executable
 
 Run = Callable[[Coroutine[None, None, None]], None]
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+
+
+ADMIN = "listen.admin_tls"
+PUBLIC = "listen.public_tls"
 
 
 def files_of(certificates: Certificates, client_ca: Path | None = None) -> AdminTls:
@@ -37,7 +42,7 @@ def trusting(ca: Path, certificates: Certificates | None = None) -> ssl.SSLConte
 
 async def alive(files: AdminTls, client: ssl.SSLContext, *, scheme: str = "https") -> int:
     """The status of `/livez` and of one operation, asked for over one plane."""
-    serving = await start(Gate().admin(), LOOPBACK, grace_s=1.0, tls=tls_context(files))
+    serving = await start(Gate().admin(), LOOPBACK, grace_s=1.0, tls=tls_context(files, ADMIN))
     try:
         async with aiohttp.ClientSession() as session:
             base = f"{scheme}://{serving.endpoint}"
@@ -73,8 +78,134 @@ def test_it_does_not_speak_without_tls(certificates: Certificates) -> None:
     asyncio.run(scenario())
 
 
-def test_it_does_not_speak_what_is_outdated(certificates: Certificates) -> None:
-    assert tls_context(files_of(certificates)).minimum_version is ssl.TLSVersion.TLSv1_2
+# --- the profile --------------------------------------------------------------
+
+OUTSIDE = (
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-ECDSA-AES128-SHA256",
+    "ECDHE-ECDSA-AES256-SHA384",
+    "ECDHE-ECDSA-AES256-CCM",
+    "ECDHE-ECDSA-ARIA256-GCM-SHA384",
+)
+"""Suites that OpenSSL has for the certificate's key, and the profile has not."""
+
+
+def speaking(version: ssl.TLSVersion, ciphers: str = "ALL:@SECLEVEL=0") -> ssl.SSLContext:
+    """A client that speaks one version, and would take any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers(ciphers)
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+
+
+def shaken(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
+    """The client's side of a handshake, in memory. Raises SSLError."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    theirs = client.wrap_bio(to_client, to_server)
+    pending = [theirs, server.wrap_bio(to_server, to_client, server_side=True)]
+    while pending:
+        for side in tuple(pending):
+            try:
+                side.do_handshake()
+                pending.remove(side)
+            except ssl.SSLWantReadError:
+                continue
+    return theirs
+
+
+def agreed(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[str | None, str, str | None]:
+    """Version, cipher suite and protocol that the two agree on. Raises SSLError."""
+    side = shaken(server, client)
+    cipher = side.cipher()
+    assert cipher is not None
+    return side.version(), cipher[0], side.selected_alpn_protocol()
+
+
+@pytest.fixture
+def profile(certificates: Certificates) -> ssl.SSLContext:
+    return tls_context(PublicTls(certificates.server_cert, certificates.server_key), PUBLIC)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_it_does_not_speak_what_is_outdated(profile: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+    with pytest.raises(ssl.SSLError, match="unsupported protocol"):
+        agreed(profile, speaking(version))
+
+
+@pytest.mark.parametrize("cipher", [cipher for cipher in CIPHERS if "ECDSA" in cipher])
+def test_it_speaks_each_suite_of_the_profile(profile: ssl.SSLContext, cipher: str) -> None:
+    client = speaking(ssl.TLSVersion.TLSv1_2, cipher)
+
+    assert agreed(profile, client) == ("TLSv1.2", cipher, "http/1.1")
+
+
+@pytest.mark.parametrize("cipher", OUTSIDE)
+def test_it_speaks_no_suite_beyond_the_profile(profile: ssl.SSLContext, cipher: str) -> None:
+    with pytest.raises(ssl.SSLError, match="no shared cipher"):
+        agreed(profile, speaking(ssl.TLSVersion.TLSv1_2, cipher))
+
+
+def test_it_speaks_1_3_in_the_profiles_suites(profile: ssl.SSLContext) -> None:
+    version, cipher, protocol = agreed(profile, speaking(ssl.TLSVersion.TLSv1_3))
+
+    assert (version, protocol) == ("TLSv1.3", "http/1.1")
+    assert {each["name"] for each in profile.get_ciphers()} - set(CIPHERS) == {
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+    }
+    assert cipher.startswith("TLS_")
+
+
+@pytest.mark.parametrize("preferred", [CIPHERS[0], CIPHERS[2], CIPHERS[4]])
+def test_it_takes_the_clients_order(profile: ssl.SSLContext, preferred: str) -> None:
+    others = ":".join(cipher for cipher in CIPHERS if cipher != preferred)
+    client = speaking(ssl.TLSVersion.TLSv1_2, f"{preferred}:{others}")
+
+    assert agreed(profile, client)[1] == preferred
+
+
+def test_it_is_the_same_profile_on_the_admin_plane(certificates: Certificates) -> None:
+    admin = tls_context(files_of(certificates), ADMIN)
+
+    assert {each["name"] for each in admin.get_ciphers()} >= set(CIPHERS)
+    with pytest.raises(ssl.SSLError):
+        agreed(admin, speaking(ssl.TLSVersion.TLSv1_2, OUTSIDE[0]))
+
+
+# --- renewal ------------------------------------------------------------------
+
+
+def shown(context: ssl.SSLContext) -> bytes | None:
+    """The certificate that the next client sees."""
+    return shaken(context, speaking(ssl.TLSVersion.TLSv1_2)).getpeercert(binary_form=True)
+
+
+def test_it_shows_the_certificate_that_lies_there_now(certificates: Certificates, tmp_path: Path) -> None:
+    files = PublicTls(tmp_path / "tls.crt", tmp_path / "tls.key")
+    shutil.copy(certificates.server_cert, files.cert)
+    shutil.copy(certificates.server_key, files.key)
+    context = tls_context(files, PUBLIC)
+    before = shown(context)
+
+    shutil.copy(certificates.client_cert, files.cert)
+    with pytest.raises(TlsUnusable, match="is not the private key"):
+        renew(context, files, PUBLIC)
+    assert shown(context) == before
+    shutil.copy(certificates.client_key, files.key)
+    renew(context, files, PUBLIC)
+
+    after = shown(context)
+    assert after is not None
+    assert after != before
+    assert after == ssl.PEM_cert_to_DER_cert(certificates.client_cert.read_text())
+
+
+# --- clients' certificates ----------------------------------------------------
 
 
 @LOOPS
@@ -103,7 +234,7 @@ def test_a_client_of_another_authority_is_a_stranger(certificates: Certificates,
 def test_a_certificate_is_no_token(certificates: Certificates) -> None:
     async def scenario() -> None:
         files = files_of(certificates, certificates.ca)
-        serving = await start(Gate().admin(), LOOPBACK, grace_s=1.0, tls=tls_context(files))
+        serving = await start(Gate().admin(), LOOPBACK, grace_s=1.0, tls=tls_context(files, ADMIN))
         try:
             async with (
                 aiohttp.ClientSession() as session,
@@ -144,6 +275,6 @@ def test_what_cannot_be_used_is_named_with_its_key_and_file(
     ]
     for files, name, file, says in cases:
         with pytest.raises(TlsUnusable) as refused:
-            tls_context(files)
+            tls_context(files, ADMIN)
         assert str(refused.value).startswith(f"listen.admin_tls.{name}: {file}: ")
         assert says in str(refused.value)

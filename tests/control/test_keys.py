@@ -89,8 +89,8 @@ def test_a_created_key_is_the_one_that_is_read_and_only_its_secret_matches(valke
         assert read == issued.key
         assert read.changed_ms == issued.changed.at_ms
         assert keys.holds_secret(issued.secret)
-        assert keys.secret_matches(read, issued.secret.encode(), HASH_KEY, bench.now_ms)
-        assert not keys.secret_matches(read, other.secret.encode(), HASH_KEY, bench.now_ms)
+        assert keys.proved_until_ms(read, issued.secret.encode(), HASH_KEY, bench.now_ms) == 0
+        assert keys.proved_until_ms(read, other.secret.encode(), HASH_KEY, bench.now_ms) is None
         assert issued.secret not in repr(issued)
         (said, _) = bench.audit()
         told = {name: said[name] for name in ("actor", "action", "key", "label", "tenant", "outcome")}
@@ -280,7 +280,7 @@ def test_a_rotation_gives_a_second_secret_until_the_grace_ends(valkey: StoreServ
 
         def valid(now_ms: int) -> list[bool]:
             presented = [issued.secret.encode() for issued in (first, second)]
-            return [keys.secret_matches(read, secret, HASH_KEY, now_ms) for secret in presented]
+            return [keys.proved_until_ms(read, secret, HASH_KEY, now_ms) is not None for secret in presented]
 
         assert read == second.key
         assert valid(NOW_MS + HOUR_MS - 1) == [True, True]

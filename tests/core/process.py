@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from sidecar.core.bound import Bound
 from sidecar.core.ledger import Batch, Counter, Ledger
 from sidecar.core.model import Limit
-from sidecar.core.policy import Bound
 from sidecar.core.window import Ask
 from sidecar.store.memory import MemoryStore
 from tests.doubles import EPOCH_MS, SWEEP_MS, limit, policy, request

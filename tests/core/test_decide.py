@@ -7,9 +7,9 @@ from typing import Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.core.bound import Bound
 from sidecar.core.decide import judge, lacking
 from sidecar.core.model import Filter, Mode, Quota, Reason, Source, Verdict
-from sidecar.core.policy import Bound
 from sidecar.core.window import Ask
 from tests.core.process import NOW, bind, close, hold
 from tests.doubles import Asked, Clock, Fleet, limit, policy, request

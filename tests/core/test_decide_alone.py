@@ -7,10 +7,10 @@ from typing import Final
 
 import pytest
 
+from sidecar.core.bound import Bound
 from sidecar.core.decide import judge_alone
 from sidecar.core.ledger import Counter
 from sidecar.core.model import Limit, Outage, Reason, Source, Verdict
-from sidecar.core.policy import Bound
 from sidecar.core.window import Ask, Grant
 from sidecar.store.memory import MemoryStore
 from tests.core.process import NOW, bind, close, hold

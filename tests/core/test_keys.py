@@ -287,19 +287,19 @@ def with_secrets(*untils_ms: int) -> Key:
 def test_a_secret_matches_while_it_is_valid(
     untils_ms: tuple[int, ...], presented: int, now_ms: int, matches: bool
 ) -> None:
-    of = with_secrets(*untils_ms)
+    until_ms = keys.proved_until_ms(with_secrets(*untils_ms), SECRETS[presented], HASH_KEY, now_ms)
 
-    assert keys.secret_matches(of, SECRETS[presented], HASH_KEY, now_ms) is matches
+    assert until_ms == (untils_ms[presented] if matches else None)
 
 
 @given(st.binary(max_size=80))
 def test_nothing_matches_the_key_that_nobody_has(presented: bytes) -> None:
-    assert not keys.secret_matches(None, presented, HASH_KEY, NOW_MS)
-    assert not keys.secret_matches(None, b"0" * 64, HASH_KEY, 0)
+    assert keys.proved_until_ms(None, presented, HASH_KEY, NOW_MS) is None
+    assert keys.proved_until_ms(None, b"0" * 64, HASH_KEY, 0) is None
 
 
 def test_nothing_matches_with_another_hash_key() -> None:
-    assert not keys.secret_matches(with_secrets(0), SECRETS[0], HASH_KEY[::-1], NOW_MS)
+    assert keys.proved_until_ms(with_secrets(0), SECRETS[0], HASH_KEY[::-1], NOW_MS) is None
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_every_answer_takes_the_same_work(
     monkeypatch.setattr(keys, "compare_digest", counted)
     monkeypatch.setattr(keys, "blake2b", hashes)
 
-    keys.secret_matches(of, presented, HASH_KEY, NOW_MS)
+    keys.proved_until_ms(of, presented, HASH_KEY, NOW_MS)
 
     assert work == ["hash", (64, 64), (64, 64)]
 

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.addresses import subject_of
+from sidecar.core.bound import Bound
+from sidecar.core.charges import cost_of
 from sidecar.core.ledger import Ledger
 from sidecar.core.model import Cost, Filter, Match, Mode, Reason, Request
-from sidecar.core.policy import Bound, Policy, cost_of
+from sidecar.core.policy import Policy
 from tests.doubles import limit, policy, request
 
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.bound import Bound
 from sidecar.core.control import EMPTY, Control
 from sidecar.core.decide import judge
 from sidecar.core.ledger import Ledger
 from sidecar.core.model import Cost, Filter, Match, Mode, Reason, Request, Source
-from sidecar.core.policy import Bound, Policy
+from sidecar.core.policy import Policy
 from tests.controls import control
 from tests.core.process import hold
 from tests.doubles import limit, policy, request

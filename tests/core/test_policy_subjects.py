@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.policy import Bound
+from sidecar.core.bound import Bound
 from tests.doubles import limit, policy, request
 
 KEYED: Final = re.compile(rb"[0-9a-f]{32}")

@@ -51,6 +51,7 @@ window = notations.duration_ms(SECOND_MS, 31 * DAY_MS)
         (notations.name, "per-ip_2", "per-ip_2"),
         (notations.name, "a" * 63, "a" * 63),
         (notations.dimension, "ip", Dimension("ip")),
+        (notations.dimension, "tenant", Dimension("tenant")),
         (notations.dimension, "header:X-User", Dimension("header", b"x-user")),
         (notations.header_name, "X-Api-Key", b"x-api-key"),
         (notations.short_cost, 3, 3),
@@ -65,12 +66,16 @@ window = notations.duration_ms(SECOND_MS, 31 * DAY_MS)
         (notations.media_type, "Application/JSON", "application/json"),
         (notations.media_type, "application/problem+json", "application/problem+json"),
         (notations.media_type, "image/*", "image/*"),
+        (notations.media_type, "Application/*+JSON", "application/*+json"),
+        (notations.media_type, "application/vnd.api+json", "application/vnd.api+json"),
+        (notations.media_type, "application/" + "x" * 127, "application/" + "x" * 127),
         (notations.tls_version, "1.2", "1.2"),
         (notations.tls_version, 1.3, "1.3"),
         (notations.cidr, "192.0.2.0/24", "192.0.2.0/24"),
         (notations.cidr, "192.0.2.1", "192.0.2.1/32"),
         (notations.file_path, "lists/drop.txt", Path("lists/drop.txt")),
         (notations.store_prefix, "pc:", "pc:"),
+        (notations.expression, "(?i)evilbot", "(?i)evilbot"),
     ],
 )
 def test_it_reads(read: Callable[[Tree], object], written: Tree, value: object) -> None:
@@ -129,7 +134,6 @@ def test_it_reads(read: Callable[[Tree], object], written: Tree, value: object) 
         (notations.name, "a" * 64, "up to 62"),
         (notations.name, "a\n", "lower-case letter"),
         (notations.dimension, "user", "one of ip, key"),
-        (notations.dimension, "tenant", "key registry"),
         (notations.dimension, "header:", "name of a header"),
         (notations.dimension, "header:a b", "name of a header"),
         (notations.header_name, "X: y", "name of a header"),
@@ -154,7 +158,19 @@ def test_it_reads(read: Callable[[Tree], object], written: Tree, value: object) 
         (notations.path_pattern, "/a\n", "printable"),
         (notations.media_type, "json", "media type such as"),
         (notations.media_type, "text/html; charset=utf-8", "without its parameters"),
-        (notations.media_type, "*/*", "media type such as"),
+        (notations.media_type, 5, "media type such as"),
+        (notations.media_type, "*/*", "for any media type"),
+        (notations.media_type, "*", "media type such as"),
+        (notations.media_type, "*/json", "media type such as"),
+        (notations.media_type, "*/*+json", "media type such as"),
+        (notations.media_type, "application/*json", "media type such as"),
+        (notations.media_type, "application/*+", "media type such as"),
+        (notations.media_type, "application/*+vnd+json", "media type such as"),
+        (notations.media_type, "application/x*+json", "media type such as"),
+        (notations.media_type, "application/+json", "media type such as"),
+        (notations.media_type, "application/json, text/html", "media type such as"),
+        (notations.media_type, "application/json\n", "media type such as"),
+        (notations.media_type, "application/" + "x" * 128, "media type such as"),
         (notations.tls_version, "TLSv1.2", "expected"),
         (notations.tls_version, 1.4, "expected"),
         (notations.tls_version, True, "expected"),
@@ -164,7 +180,9 @@ def test_it_reads(read: Callable[[Tree], object], written: Tree, value: object) 
         (notations.file_path, "", "expected a path"),
         (notations.store_prefix, "pc{1}:", "expected 1 to 64"),
         (notations.store_prefix, "", "expected 1 to 64"),
-        (notations.registry_needed, ["x"], "key registry"),
+        (notations.expression, "a(b", "RE2 cannot read it"),
+        (notations.expression, "(?=a)b", "no look-around"),
+        (notations.expression, 5, "expected a regular expression"),
     ],
 )
 def test_it_refuses_and_says_what_should_stand_there(
@@ -194,6 +212,8 @@ def test_it_refuses_and_says_what_should_stand_there(
         ("hunter2", "***"),
         ("redis://[hunter2", "***"),
         ("redis://:p@hunter2@redis", "redis://:***@redis"),
+        ("https://idp.example/jwks", "https://idp.example/jwks"),
+        ("https://app:hunter2@idp.example/jwks?key=1", "https://app:***@idp.example/jwks?***"),
     ],
 )
 def test_it_shows_a_url_without_its_password(url: str, shown: str) -> None:
@@ -235,6 +255,7 @@ def test_it_raises_nothing_but_value_errors(value: Tree) -> None:
         notations.cidr,
         notations.file_path,
         notations.store_prefix,
+        notations.expression,
     ):
         try:
             read(value)

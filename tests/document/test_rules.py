@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.core.model import Cost, Dimension, Filter, Limit, Match, Mode, Outage
-from sidecar.document.rules import filter_of, filters_without_demand, limit_of, same_names
+from sidecar.core.model import (
+    Cost,
+    Counts,
+    Detecting,
+    Dimension,
+    Filter,
+    Limit,
+    Match,
+    Mode,
+    Outage,
+    Place,
+    Severity,
+    Suspicion,
+)
+from sidecar.core.starter_patterns import STARTER
+from sidecar.document.rules import filter_of, filters_without_demand, limit_of, pattern_sets, same_names
 from sidecar.document.schema import Document, FilterSection, LimitSection
 from sidecar.document.walk import Problem, read_struct
 from sidecar.document.yaml_text import read_yaml
@@ -76,7 +90,7 @@ def test_it_makes_a_filter_of_a_section() -> None:
     )
 
     assert problems == []
-    assert filter_of(document.filters[0]) == Filter(
+    assert filter_of(document.filters[0], {}) == Filter(
         name="f",
         match=Match(paths=("/a",)),
         mode=Mode.SHADOW,
@@ -89,6 +103,59 @@ def test_it_makes_a_filter_of_a_section() -> None:
     )
 
 
+def test_it_makes_a_limit_of_failures_of_a_section() -> None:
+    section = _limit("{name: a, per: [ip], permits: 5, window: 1m, counts: credential_failures}")
+
+    assert limit_of(section, Outage.LOCAL).counts is Counts.CREDENTIAL_FAILURES
+
+
+def test_it_makes_a_filter_about_who_asks_of_a_section() -> None:
+    document, problems = _document(
+        "filters: [{name: f, match: {kinds: [client], plans: [gold], scopes: [a]}, kinds: [client, server],"
+        " scopes: [orders.write], origins: [A.example]}]"
+    )
+
+    assert problems == []
+    assert filter_of(document.filters[0], {}) == Filter(
+        name="f",
+        match=Match(kinds=("client",), plans=("gold",), scopes=("a",)),
+        kinds=("client", "server"),
+        scopes=("orders.write",),
+        origins=("a.example",),
+    )
+
+
+def test_it_gathers_what_a_filter_looks_for() -> None:
+    document, problems = _document(
+        "patterns: {bots: [{name: evil, pattern: '(?i)evil', in: [headers, path], severity: warning},"
+        " {name: worse, pattern: worse, in: [query]}]}\n"
+        "filters: [{name: f, patterns: [xss, bots], threshold: 3, headers: [X-A, x-a]}, {name: g, patterns: [bots]}]"
+    )
+    own = (
+        Suspicion("bots/evil", "(?i)evil", (Place.HEADERS, Place.PATH), Severity.WARNING),
+        Suspicion("bots/worse", "worse", (Place.QUERY,), Severity.CRITICAL),
+    )
+
+    first, second = [filter_of(section, document.patterns).detecting for section in document.filters]
+
+    assert problems == []
+    assert first == Detecting((*STARTER["xss"], *own), threshold=3, headers=(b"x-a",))
+    assert second == Detecting(own, threshold=5, headers=(b"user-agent", b"referer"))
+
+
+def test_it_says_which_sets_of_patterns_do_not_exist_or_are_taken() -> None:
+    tree = read_yaml(
+        "patterns: {xss: [], bots: [{name: a}, {name: b}, {name: a}, x, {}], 5a: 7}\n"
+        "filters: [{name: f, patterns: [sql-injection, bots, bot, 5]}, x, {patterns: 5}]"
+    ).tree
+
+    assert [(problem.path, problem.message) for problem in pattern_sets(tree)] == [
+        ("patterns.xss", "a set that the gate brings along has this name: take another"),
+        ("patterns.bots[2].name", '"a": patterns.bots[0] has this name already: take another'),
+        ("filters[0].patterns[2]", "\"bot\": there is no such set: did you mean 'bots'?"),
+    ]
+
+
 def test_it_says_which_rule_has_the_name_already() -> None:
     tree = read_yaml(
         "limits: [{name: a}, {name: b}, {name: a}, x, {}]\nfilters: [{name: b}, {name: [a]}]"
@@ -98,6 +165,13 @@ def test_it_says_which_rule_has_the_name_already() -> None:
         ("limits[2].name", '"a": limits[0] has thi'),
         ("filters[0].name", '"b": limits[1] has thi'),
     ]
+
+
+@pytest.mark.parametrize("keys", ["kinds: [server]", "scopes: [a]", "patterns: [xss]", "max_body: 0"])
+def test_it_sees_every_kind_of_demand(keys: str) -> None:
+    document, problems = _document(f"filters: [{{name: f, {keys}}}]")
+
+    assert list(filters_without_demand(document, problems)) == []
 
 
 @pytest.mark.parametrize("keys", ["", ", deny: false", ", match: {paths: [/a]}"])

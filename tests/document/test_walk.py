@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
+from sidecar.core.keys import secret_of
 from sidecar.document.walk import Problem, read_struct, shown
 from sidecar.document.yaml_text import Tree
 
@@ -87,6 +88,7 @@ def test_it_does_not_blame_fields_together_when_one_could_not_be_read() -> None:
         ({"secret": 1}, "a mapping"),
         ("redis://:hunter2@redis", '"redis://:***@redis"'),
         ("me:hunter2@redis", '"***"'),
+        ("x " + secret_of(bytes(32)), '"***"'),
     ],
 )
 def test_it_shows_values_short_printable_and_without_passwords(value: Tree, text: str) -> None:

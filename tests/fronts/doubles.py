@@ -10,13 +10,16 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from sidecar.core.addresses import AddressSet
+from sidecar.core.credentials import HeaderPair
 from sidecar.core.model import Dimension, Limit, Quota, Reason, Request, Verdict
 from sidecar.fronts import Front, Head, Waiter
 from sidecar.fronts.api import ApiFront
+from sidecar.fronts.credentials import CredentialReader, opaque, registry
 from sidecar.fronts.envoy import EnvoyFront
 from sidecar.fronts.forward import ForwardFront
 from sidecar.fronts.heads import HeadTable
@@ -26,6 +29,13 @@ from sidecar.fronts.plane import CheckPlane
 from sidecar.fronts.wire import WireLimits
 
 KEYS = (b"x-api-key",)
+OPAQUE = opaque(KEYS)
+REGISTRY = registry(
+    headers=KEYS,
+    bearer=True,
+    server=HeaderPair(b"x-app-id", b"x-app-token"),
+    client=HeaderPair(b"x-client-application-id", b"x-client-token"),
+)
 TRUSTED = AddressSet(["10.0.0.0/8"])
 
 PER_IP = Limit("per-ip", (Dimension("ip"),), permits=100, window_ms=60_000, slice_ms=1000)
@@ -47,25 +57,47 @@ NO_KEY = Verdict(Reason.CREDENTIAL_MISSING)
 WRONG_METHOD = Verdict(Reason.METHOD, methods=("GET", "HEAD"))
 
 
-def nginx() -> NginxFront:
-    return NginxFront(credential_headers=KEYS, legacy_headers=False)
+READABLE = {
+    "access-control-allow-origin": "https://app.example",
+    "vary": "Origin",
+    "access-control-expose-headers": "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id",
+}
+"""What a refusal says besides to a page of this origin."""
 
 
-def envoy(*, forwarded: bool = False) -> EnvoyFront:
+def readable(refusal: Verdict) -> Verdict:
+    """The same refusal, for a page of READABLE's origin."""
+    found = copy(refusal)
+    found.allow_origin = b"https://app.example"
+    return found
+
+
+def known(verdict: Verdict) -> Verdict:
+    """The same verdict on a principal of whom everything is known."""
+    found = copy(verdict)
+    found.identity = b"X-Portcullis-Key: k_1\r\nX-Portcullis-Tenant: acme\r\nX-Portcullis-Plan: gold\r\n"
+    return found
+
+
+def nginx(credentials: CredentialReader = OPAQUE) -> NginxFront:
+    return NginxFront(credentials=credentials, legacy_headers=False)
+
+
+def envoy(credentials: CredentialReader = OPAQUE, *, forwarded: bool = False) -> EnvoyFront:
     return EnvoyFront(
-        credential_headers=KEYS,
+        credentials=credentials,
         trusted=TRUSTED,
         envoy_address="forwarded" if forwarded else "real_ip",
         legacy_headers=False,
     )
 
 
-def forward() -> ForwardFront:
-    return ForwardFront(credential_headers=KEYS, trusted=TRUSTED, legacy_headers=False)
+def forward(credentials: CredentialReader = OPAQUE) -> ForwardFront:
+    return ForwardFront(credentials=credentials, trusted=TRUSTED, legacy_headers=False)
 
 
-def api() -> ApiFront:
-    return ApiFront(credential_headers=KEYS, legacy_headers=False)
+def api(credentials: CredentialReader = OPAQUE) -> ApiFront:
+    return ApiFront(credentials=credentials, legacy_headers=False)
 
 
 def head(target: bytes, headers: dict[bytes, bytes], *, method: bytes = b"GET", body: bytes = b"") -> Head:
@@ -82,6 +114,11 @@ class Answer(NamedTuple):
     @property
     def json(self) -> dict[str, object]:
         return cast("dict[str, object]", json.loads(self.body))
+
+
+def told(answer: Answer) -> list[str]:
+    """Who the application is told that the client is: key, tenant, plan."""
+    return [answer.headers[f"x-portcullis-{name}"] for name in ("key", "tenant", "plan")]
 
 
 def parse(data: bytes, *, bodiless: bool = False) -> list[Answer]:
@@ -242,14 +279,24 @@ class Plane:
     """A check plane with every front, a gate, and as many connections as a test opens."""
 
     def __init__(
-        self, *, gate: Gate | None = None, limits: WireLimits | None = None, remember: bool = True
+        self,
+        *,
+        gate: Gate | None = None,
+        limits: WireLimits | None = None,
+        remember: bool = True,
+        credentials: CredentialReader = OPAQUE,
     ) -> None:
         self.gate = gate or Gate()
         self.clock = Clock()
         self.loop = Loop()
         self.observed: list[tuple[int, Request, Verdict, bytes, float]] = []
-        self.heads = HeadTable(credential_headers=KEYS, room=4096 if remember else 0)
-        fronts: tuple[Front, ...] = (nginx(), envoy(), forward(), api())
+        self.heads = HeadTable(credential_headers=credentials.names, room=4096 if remember else 0)
+        fronts: tuple[Front, ...] = (
+            nginx(credentials),
+            envoy(credentials),
+            forward(credentials),
+            api(credentials),
+        )
         self.plane = CheckPlane(
             fronts=fronts,
             heads=self.heads,

@@ -10,11 +10,15 @@ from tests.fronts.doubles import (
     ATTACKED,
     BURST,
     LIMITED,
+    READABLE,
     Answer,
     Gate,
     Plane,
     ask_api,
+    known,
     only,
+    readable,
+    told,
 )
 
 ADDRESS = "203.0.113.9"
@@ -47,6 +51,7 @@ def test_it_asks_the_gate_what_the_application_asks() -> None:
     )
     assert (request.key, request.content_type, request.content_length) == (b"k-1", b"application/json", 12)
     assert (request.cost, request.headers[b"x-api-key"]) == (3, b"k-1")
+    assert request.query == b"c=d"
 
 
 def test_it_needs_no_more_than_an_address() -> None:
@@ -55,6 +60,7 @@ def test_it_needs_no_more_than_an_address() -> None:
     (request,) = plane.gate.asked
     assert (request.address, request.method, request.host, request.path) == ("203.0.113.9", "GET", "", "/")
     assert (request.key, request.cost, request.content_length, request.tls) == (None, None, None, None)
+    assert request.query == b""
 
 
 def test_it_takes_nothing_of_the_client_from_its_own_headers() -> None:
@@ -84,6 +90,20 @@ def test_it_answers_an_allow() -> None:
         ],
         "request_id": answer.headers["x-request-id"],
     }
+
+
+def test_it_says_who_was_let_in() -> None:
+    allowed, _ = ask({"address": ADDRESS}, verdict=known(ALLOWED))
+    refused, _ = ask({"address": ADDRESS}, verdict=known(LIMITED))
+
+    assert told(allowed) == ["k_1", "acme", "gold"]
+    assert "x-portcullis-key" not in refused.headers
+
+
+def test_it_leaves_web_pages_to_the_application() -> None:
+    refused, _ = ask({"address": ADDRESS}, verdict=readable(LIMITED))
+
+    assert not READABLE.keys() & refused.headers.keys()
 
 
 @pytest.mark.parametrize(("verdict", "status"), [(LIMITED, 429), (ATTACKED, 503)])

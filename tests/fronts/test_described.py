@@ -10,20 +10,21 @@ import pytest
 from sidecar.core.addresses import AddressSet
 from sidecar.fronts import Front
 from sidecar.fronts.api import ApiFront
+from sidecar.fronts.credentials import opaque
 from sidecar.fronts.described import Described, FrontName, asked_by
 from sidecar.fronts.envoy import EnvoyFront
 from sidecar.fronts.forward import ForwardFront
 from sidecar.fronts.nginx import NginxFront
 
-KEYS = (b"x-api-key",)
+OPAQUE = opaque((b"x-api-key",))
 NOBODY = AddressSet(())
 MAKE: dict[str, Callable[[], Front]] = {
-    "nginx": lambda: NginxFront(credential_headers=KEYS, legacy_headers=False),
+    "nginx": lambda: NginxFront(credentials=OPAQUE, legacy_headers=False),
     "envoy": lambda: EnvoyFront(
-        credential_headers=KEYS, trusted=NOBODY, envoy_address="real_ip", legacy_headers=False
+        credentials=OPAQUE, trusted=NOBODY, envoy_address="real_ip", legacy_headers=False
     ),
-    "forward": lambda: ForwardFront(credential_headers=KEYS, trusted=NOBODY, legacy_headers=False),
-    "api": lambda: ApiFront(credential_headers=KEYS, legacy_headers=False),
+    "forward": lambda: ForwardFront(credentials=OPAQUE, trusted=NOBODY, legacy_headers=False),
+    "api": lambda: ApiFront(credentials=OPAQUE, legacy_headers=False),
 }
 ORDER = Described(
     "2001:db8::1",
@@ -62,9 +63,7 @@ def test_it_lets_the_proxy_have_the_last_word(name: FrontName) -> None:
 
 
 def test_it_tells_envoys_address_as_it_is_configured() -> None:
-    front = EnvoyFront(
-        credential_headers=KEYS, trusted=NOBODY, envoy_address="forwarded", legacy_headers=False
-    )
+    front = EnvoyFront(credentials=OPAQUE, trusted=NOBODY, envoy_address="forwarded", legacy_headers=False)
 
     request = front.read(asked_by("envoy", ORDER, forwarded=True))
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 import pytest
 
 from sidecar.core.model import Reason, Request, Verdict
-from tests.fronts.doubles import ALLOWED, ATTACKED, LIMITED, NO_KEY, Answer, envoy, head, only
+from tests.fronts.doubles import (
+    ALLOWED,
+    ATTACKED,
+    LIMITED,
+    NO_KEY,
+    READABLE,
+    Answer,
+    envoy,
+    head,
+    known,
+    only,
+    readable,
+    told,
+)
 
 ASKED = {b"host": b"Shop.Example:8443", b"x-real-ip": b"203.0.113.9"}
 
@@ -31,6 +44,7 @@ def test_it_reads_what_envoy_sends() -> None:
         "/a/b",
     )
     assert (request.content_length, request.tls, request.key, request.malformed) == (7, "1.2", b"k", None)
+    assert request.query == b"c=d"
 
 
 def test_it_does_not_take_envoys_own_length_for_the_clients() -> None:
@@ -58,16 +72,19 @@ def test_it_reads_no_other_fronts_headers(name: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "path"),
+    ("target", "path", "query"),
     [
-        (b"/auth/envoy/", "/"),
-        (b"/auth/envoy/?a", "/"),
-        (b"/auth/envoy//a/%41", "/a/A"),
-        (b"/auth/envoy/auth/envoy/", "/auth/envoy/"),
+        (b"/auth/envoy/", "/", b""),
+        (b"/auth/envoy/?a", "/", b"a"),
+        (b"/auth/envoy/a?b?c=%2f", "/a", b"b?c=%2f"),
+        (b"/auth/envoy//a/%41", "/a/A", b""),
+        (b"/auth/envoy/auth/envoy/", "/auth/envoy/", b""),
     ],
 )
-def test_it_finds_the_path_behind_the_prefix(target: bytes, path: str) -> None:
-    assert read(target).path == path
+def test_it_finds_path_and_query_behind_the_prefix(target: bytes, path: str, query: bytes) -> None:
+    request = read(target)
+
+    assert (request.path, request.query) == (path, query)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +95,16 @@ def test_it_calls_a_path_that_leaves_malformed(target: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [b"x-real-ip", b"authorization", b"x-api-key", b"x-original-length", b"content-type"]
+    "name",
+    [
+        b"x-real-ip",
+        b"authorization",
+        b"x-api-key",
+        b"x-original-length",
+        b"content-type",
+        b"origin",
+        b"access-control-request-method",
+    ],
 )
 def test_it_refuses_single_valued_headers_that_come_twice(name: bytes) -> None:
     asked = head(b"/auth/envoy/", {**ASKED, name: b"a, b"})
@@ -104,6 +130,18 @@ def test_it_allows_with_exactly_200() -> None:
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers["x-portcullis-key"] == ""
     assert answer.headers["ratelimit"].startswith('"per-ip";r=50')
+
+
+def test_it_says_who_was_let_in() -> None:
+    assert told(write(known(ALLOWED))) == ["k_1", "acme", "gold"]
+    assert "x-portcullis-key" not in write(known(LIMITED)).headers
+
+
+@pytest.mark.parametrize("refused", [LIMITED, NO_KEY, ATTACKED])
+def test_it_lets_an_allowed_page_read_a_refusal(refused: Verdict) -> None:
+    answer = write(readable(refused))
+
+    assert answer.headers.items() - write(refused).headers.items() == READABLE.items()
 
 
 def test_it_refuses_with_the_real_status_and_a_problem() -> None:

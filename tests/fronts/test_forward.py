@@ -5,7 +5,20 @@ from __future__ import annotations
 import pytest
 
 from sidecar.core.model import Request, Verdict
-from tests.fronts.doubles import ALLOWED, ATTACKED, LIMITED, WRONG_METHOD, Answer, forward, head, only
+from tests.fronts.doubles import (
+    ALLOWED,
+    ATTACKED,
+    LIMITED,
+    READABLE,
+    WRONG_METHOD,
+    Answer,
+    forward,
+    head,
+    known,
+    only,
+    readable,
+    told,
+)
 
 ASKED = {
     b"host": b"gate",
@@ -35,7 +48,7 @@ def test_it_reads_what_the_proxies_send() -> None:
         "shop.example",
         "/a/b",
     )
-    assert (request.tls, request.malformed) == (None, None)
+    assert (request.query, request.tls, request.malformed) == (b"c=d", None, None)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +87,15 @@ def test_it_does_without_a_host() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [b"x-forwarded-uri", b"x-forwarded-method", b"x-forwarded-host", b"x-api-key"]
+    "name",
+    [
+        b"x-forwarded-uri",
+        b"x-forwarded-method",
+        b"x-forwarded-host",
+        b"x-api-key",
+        b"origin",
+        b"access-control-request-method",
+    ],
 )
 def test_it_refuses_single_valued_headers_that_come_twice(name: bytes) -> None:
     asked = head(b"/auth/forward", {**ASKED, name: b"a, b"})
@@ -87,6 +108,18 @@ def test_it_allows_with_200() -> None:
     answer = write(ALLOWED)
 
     assert (answer.status, answer.body) == (200, b"")
+
+
+def test_it_says_who_was_let_in() -> None:
+    assert told(write(known(ALLOWED))) == ["k_1", "acme", "gold"]
+    assert "x-portcullis-key" not in write(known(LIMITED)).headers
+
+
+@pytest.mark.parametrize("refused", [LIMITED, ATTACKED, WRONG_METHOD])
+def test_it_lets_an_allowed_page_read_a_refusal(refused: Verdict) -> None:
+    answer = write(readable(refused))
+
+    assert answer.headers.items() - write(refused).headers.items() == READABLE.items()
 
 
 @pytest.mark.parametrize(("verdict", "status"), [(LIMITED, 429), (ATTACKED, 503), (WRONG_METHOD, 405)])

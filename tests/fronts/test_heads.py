@@ -7,7 +7,7 @@ import pytest
 from sidecar.core.model import Request
 from sidecar.fronts import Head
 from sidecar.fronts.heads import LONGEST, HeadTable
-from tests.fronts.doubles import KEYS, head, nginx
+from tests.fronts.doubles import KEYS, REGISTRY, head, nginx
 
 FRONT = nginx()
 
@@ -104,11 +104,21 @@ def test_it_keeps_no_query_of_a_target() -> None:
 def test_it_keeps_nothing_that_had_a_key_a_body_or_a_fault() -> None:
     assert not remembered(read=request(key=b"k"))
     assert not remembered(read=request(malformed="path"))
+    assert not remembered(read=request(query=b"token=s3cr3t"))
     assert not remembered(head(b"/auth/nginx", {}, body=b"a"))
     assert not remembered(data=b"a" * (LONGEST + 1))
     last = head(b"/auth/nginx", {})
     last.keep_alive = False
     assert not remembered(last)
+
+
+@pytest.mark.parametrize("name", REGISTRY.names)
+def test_it_keeps_nothing_that_a_registry_reads(name: bytes) -> None:
+    heads = HeadTable(credential_headers=REGISTRY.names)
+
+    heads.offer(b"head", head(b"/auth/nginx", {name: b""}), FRONT, request())
+
+    assert heads.find(b"head") is None
 
 
 def test_it_remembers_nothing_without_room() -> None:

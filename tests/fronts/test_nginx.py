@@ -9,14 +9,20 @@ from sidecar.fronts.nginx import NginxFront
 from tests.fronts.doubles import (
     ALLOWED,
     ATTACKED,
-    KEYS,
     LIMITED,
     NO_KEY,
+    OPAQUE,
+    POLICY,
+    QUOTAS,
+    READABLE,
     WRONG_METHOD,
     Answer,
     head,
+    known,
     nginx,
     only,
+    readable,
+    told,
 )
 
 ASKED = {
@@ -57,6 +63,7 @@ def test_it_reads_what_nginx_sets() -> None:
     )
     assert (request.tls, request.content_length, request.content_type) == ("1.3", 12, b"application/json")
     assert (request.key, request.request_id, request.malformed) == (b"k-1", b"r-1", None)
+    assert request.query == b"c=d"
 
 
 def test_it_reads_what_ingress_nginx_sets() -> None:
@@ -69,6 +76,16 @@ def test_it_reads_what_ingress_nginx_sets() -> None:
     )
 
     assert (request.host, request.path, request.malformed) == ("shop.example", "/a/b", None)
+    assert request.query == b"c=http://d/"
+
+
+@pytest.mark.parametrize(
+    ("uri", "query"), [(b"/a", b""), (b"/a?", b""), (b"/a??b", b"?b"), (b"/a?%2f=\xff#c", b"%2f=\xff#c")]
+)
+def test_it_reads_the_query_as_it_was_sent(uri: bytes, query: bytes) -> None:
+    request = read({b"x-original-uri": uri})
+
+    assert (request.path, request.query, request.malformed) == ("/a", query, None)
 
 
 def test_it_takes_the_host_from_the_url_and_not_from_a_client() -> None:
@@ -147,6 +164,7 @@ def test_it_calls_malformed_what_cannot_be_judged(changes: dict[bytes, bytes | N
         b"authorization",
         b"x-api-key",
         b"origin",
+        b"access-control-request-method",
         b"content-type",
         b"x-request-id",
         b"cookie",
@@ -166,18 +184,6 @@ def test_it_lets_other_headers_come_twice() -> None:
     assert nginx().read(asked).malformed is None
 
 
-def test_it_takes_the_first_listed_credential_that_is_there() -> None:
-    front = NginxFront(credential_headers=(b"x-api-key", b"authorization"), legacy_headers=False)
-
-    def key(headers: dict[bytes, bytes]) -> bytes | None:
-        return front.read(head(b"/auth/nginx", {**ASKED, **headers})).key
-
-    assert key({b"authorization": b"Bearer b", b"x-api-key": b"a"}) == b"a"
-    assert key({b"authorization": b"Bearer b"}) == b"Bearer b"
-    assert key({b"authorization": b"Bearer b", b"x-api-key": b""}) == b"Bearer b"
-    assert key({}) is None
-
-
 def test_it_allows_with_200_without_a_body() -> None:
     answer = write(ALLOWED)
 
@@ -194,12 +200,33 @@ def test_it_allows_with_200_without_a_body() -> None:
 
 
 def test_it_says_who_was_let_in_and_what_shadow_rules_would_have_done() -> None:
-    answer = write(Verdict(Reason.OK, key_id=b"k_1", shadow=("strict", "office")), keep_alive=False)
+    verdict = known(Verdict(Reason.OK, shadow=("strict", "office")))
+    answer = write(verdict, keep_alive=False)
 
-    assert answer.headers["x-portcullis-key"] == "k_1"
+    assert told(answer) == ["k_1", "acme", "gold"]
     assert answer.headers["x-portcullis-shadow"] == "strict, office"
     assert answer.headers["connection"] == "close"
     assert "ratelimit" not in answer.headers
+
+
+def test_it_says_who_was_let_in_beside_what_is_left() -> None:
+    answer = write(known(Verdict(Reason.OK, quotas=QUOTAS, policy_header=POLICY)))
+
+    assert told(answer) == ["k_1", "acme", "gold"]
+    assert answer.headers["ratelimit"].startswith('"per-ip";r=50')
+
+
+def test_it_tells_nobody_who_was_refused() -> None:
+    answer = write(known(Verdict(Reason.SCOPE)))
+
+    assert not [name for name in ("key", "tenant", "plan") if f"x-portcullis-{name}" in answer.headers]
+
+
+@pytest.mark.parametrize("refused", [LIMITED, NO_KEY, WRONG_METHOD])
+def test_it_lets_an_allowed_page_read_a_refusal(refused: Verdict) -> None:
+    answer = write(readable(refused))
+
+    assert answer.headers.items() - write(refused).headers.items() == READABLE.items()
 
 
 def test_it_hides_a_limits_refusal_in_a_403() -> None:
@@ -254,7 +281,7 @@ def test_it_tells_when_to_come_back_after_an_attack() -> None:
 
 
 def test_it_adds_the_older_headers_when_told_to() -> None:
-    front = NginxFront(credential_headers=KEYS, legacy_headers=True)
+    front = NginxFront(credentials=OPAQUE, legacy_headers=True)
 
     for verdict in (ALLOWED, LIMITED):
         answer = only(front.write(read(), verdict, b"id-1", True))
