@@ -82,6 +82,7 @@ def _admin_tls(section: AdminTlsSection, folder: Folder) -> AdminTls | None:
     if section.cert is None or section.key is None:
         return None
     authorities = section.client_ca
+    folder.watched += [folder.path / section.cert, folder.path / section.key]
     return AdminTls(
         cert=folder.existing(section.cert, "listen.admin_tls.cert"),
         key=folder.existing(section.key, "listen.admin_tls.key"),
@@ -92,6 +93,7 @@ def _admin_tls(section: AdminTlsSection, folder: Folder) -> AdminTls | None:
 def _public_tls(section: PublicTlsSection, folder: Folder) -> PublicTls | None:
     if section.cert is None or section.key is None:
         return None
+    folder.watched += [folder.path / section.cert, folder.path / section.key]
     return PublicTls(
         cert=folder.existing(section.cert, "listen.public_tls.cert"),
         key=folder.existing(section.key, "listen.public_tls.key"),

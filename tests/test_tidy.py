@@ -40,6 +40,7 @@ OUTWARD: Final = (
     ("sidecar.gate", "sidecar.fronts"),
     ("sidecar.gate", "sidecar.admin"),
     ("sidecar.gate", "sidecar.control"),
+    ("sidecar.gate", "sidecar.public"),
     ("sidecar.fronts", "redis"),
     ("sidecar.fronts", "sidecar.store"),
     ("sidecar.fronts", "sidecar.control"),

@@ -164,14 +164,10 @@ class Ledger:
         waiter.missing += 1
 
     def join(self, counter: Counter, waiter: Waiter) -> None:
-        """Let `waiter` wait with those who wait for `counter` already, and may not need a permit of its own.
-
-        It asks for one nevertheless, to save a round, unless that could close the counter for all (`block_for`).
-        """
+        """Let `waiter` wait with those who wait for `counter` already; it may not need a permit of its own, and asks
+        for none."""
         assert counter.waiting, "nobody would answer"
         counter.waiters.append(waiter)
-        if not counter.limit.block_ms:
-            counter.waiting += 1
         waiter.missing += 1
 
     def has_work(self, shard: int) -> bool:

@@ -9,7 +9,7 @@ Whether a request of theirs passes is `access`'s; whether the credential is vali
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.core.addresses import AddressSet
 from sidecar.core.keys import Key, Kind
@@ -55,32 +55,47 @@ class Principal:
         plan: str = "",
         scopes: Iterable[str] = (),
         enabled: bool = True,
-        cidrs: Iterable[str] = (),
-        origins: Iterable[str] = (),
+        networks: AddressSet | None = None,
+        origins: Origins | None = None,
         misplaced: bool = False,
     ) -> None:
-        networks = tuple(cidrs)
         self.id: Final = escaped(name.encode()).encode()
         self.kind: Final = kind.value
         self.tenant: Final = tenant
         self.plan: Final = plan
         self.scopes: Final = frozenset(scopes)
         self.enabled: Final = enabled
-        self.networks: Final = AddressSet(networks) if networks else None
-        self.origins: Final = Origins(origins) if kind is Kind.CLIENT else None
+        self.networks: Final = networks
+        self.origins: Final = origins
         self.misplaced: Final = misplaced
         self.identity: Final = IDENTITY % (self.id, tenant.encode(), plan.encode())
         """Header lines for the application."""
+
+
+class Places(NamedTuple):
+    """Where a key works from, ready to be asked: a millisecond and more for many networks."""
+
+    networks: AddressSet | None
+    origins: Origins | None
+
+    @classmethod
+    def of(cls, key: Key) -> Places:
+        return cls(
+            AddressSet(key.cidrs) if key.cidrs else None,
+            Origins(key.origins) if key.kind is Kind.CLIENT else None,
+        )
 
 
 def principal_of(
     key: Key,
     roles: Mapping[str, tuple[str, ...]],
     *,
+    places: Places | None = None,
     asked: Iterable[str] | None = None,
     misplaced: bool = False,
 ) -> Principal:
     """The principal of a registered key; of a token, whose scopes narrow the key's to those `asked` for."""
+    places = places or Places.of(key)
     scopes = expanded(key.scopes, roles)
     return Principal(
         key.id,
@@ -89,8 +104,8 @@ def principal_of(
         plan=key.plan,
         scopes=scopes if asked is None else scopes & frozenset(asked),
         enabled=key.enabled,
-        cidrs=key.cidrs,
-        origins=key.origins,
+        networks=places.networks,
+        origins=places.origins,
         misplaced=misplaced,
     )
 

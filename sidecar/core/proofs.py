@@ -38,7 +38,7 @@ from sidecar.core.keys import (
     proved_until_ms,
     read,
 )
-from sidecar.core.principals import Principal, expanded, principal_of
+from sidecar.core.principals import Places, Principal, expanded, principal_of
 from sidecar.core.recent import Recent
 from sidecar.core.tokens import TokenRefused, Trust, Verified, looks_like_token
 
@@ -50,6 +50,11 @@ ABSENT_MS: Final = 60_000
 REFUSED_MS: Final = 10_000
 """How long a token that was refused is not looked at again."""
 FOREVER_MS: Final = 1 << 62
+
+
+def is_token(presented: bytes) -> bool:
+    """Whether a token is presented, and not an id with a secret."""
+    return presented[:1] == BEARER and looks_like_token(presented[1:])
 
 
 class Unproven(Enum):
@@ -70,10 +75,11 @@ class Record:
     `until_ms` is when that there is none is asked again; 0: nobody has used it yet.
     """
 
-    __slots__ = ("key", "until_ms")
+    __slots__ = ("key", "places", "until_ms")
 
     def __init__(self, key: Key | None) -> None:
         self.key = key
+        self.places = None if key is None else Places.of(key)
         self.until_ms = 0
 
 
@@ -137,7 +143,7 @@ class Proofs:
     def prove(self, presented: bytes, now_ms: int) -> Principal | Unproven | str:
         """The principal, or why there is none; a text is the id of a record that has to be known first."""
         way, text = presented[:1], presented[1:]
-        if way == BEARER and looks_like_token(text):
+        if is_token(presented):
             return self._prove_token(presented, text, now_ms)
         named, _, secret = text.partition(b"\0" if way in {SERVER_PAIR, CLIENT_PAIR} else b".")
         if way not in WAYS or not is_secret(secret):
@@ -156,7 +162,7 @@ class Proofs:
         if key is None or until_ms is None or key.expired(now_ms):
             return INVALID
         misplaced = (key.kind is Kind.CLIENT) is not (way == CLIENT_PAIR)
-        principal = principal_of(key, self._roles, misplaced=misplaced)
+        principal = principal_of(key, self._roles, places=record.places, misplaced=misplaced)
         ends_ms = min(end_ms or FOREVER_MS for end_ms in (until_ms, key.expires_ms))
         self._proofs.add(self._digest(presented), _Proof(principal, ends_ms, key_id, record, ""))
         return principal
@@ -170,12 +176,11 @@ class Proofs:
         except TokenRefused as refused:
             if refused.unknown_key_of:
                 self._unknown_key(refused.unknown_key_of)
-            self._refused.add(digest, now_ms + REFUSED_MS)
-            return INVALID
+            return self._refuse(digest, now_ms)
         if verified.issuer:
             proof = _Proof(self._foreign(verified), verified.expires_ms, "", None, "")
         elif verified.token_id in self.revoked:
-            return INVALID
+            return self._refuse(digest, now_ms)
         else:
             record = self._record(verified.subject, now_ms)
             if record is None:
@@ -185,12 +190,21 @@ class Proofs:
             if key is None or key.expired(now_ms) or verified.issued_ms + 999 < key.created_ms:
                 return INVALID
             principal = principal_of(
-                key, self._roles, asked=verified.scopes, misplaced=key.kind is Kind.CLIENT
+                key,
+                self._roles,
+                places=record.places,
+                asked=verified.scopes,
+                misplaced=key.kind is Kind.CLIENT,
             )
             ends_ms = min(verified.expires_ms, key.expires_ms or FOREVER_MS)
             proof = _Proof(principal, ends_ms, key.id, record, verified.token_id)
         self._proofs.add(digest, proof)
         return proof.principal
+
+    def _refuse(self, digest: bytes, now_ms: int) -> Unproven:
+        """Do not verify this token again soon."""
+        self._refused.add(digest, now_ms + REFUSED_MS)
+        return INVALID
 
     def _foreign(self, verified: Verified) -> Principal:
         """The principal of a foreign token. Its name holds a colon, which no key's id does."""
@@ -237,7 +251,10 @@ class Proofs:
             return
         self._asked.difference_update(keys)
         for key_id, entry in keys.items():
-            if key_id in self._records or key_id in self._absent:
+            known = self._records.get(key_id)
+            if known is not None and known.key and entry and known.key.changed_ms > entry.at_ms:
+                continue  # what was read was later than this change
+            if known is not None or key_id in self._absent:
                 self._learn(key_id, entry)
 
     def heed(self, *, roles: Mapping[str, tuple[str, ...]], trust: Trust, hash_key: bytes | None) -> None:

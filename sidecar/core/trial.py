@@ -28,7 +28,7 @@ from sidecar.core.decide import LocalTake, invalid, judge, judge_alone, refused_
 from sidecar.core.model import Request, Source, Verdict
 from sidecar.core.policy import Policy
 from sidecar.core.principals import Principal
-from sidecar.core.proofs import INVALID, Proofs, Unproven
+from sidecar.core.proofs import INVALID, Proofs, Unproven, is_token
 
 
 class Lack(Enum):
@@ -104,10 +104,13 @@ def judge_trial_alone(
     verdict = judge_alone(trial, now_ms, look)
     _put_back(trial, held)
     if not verdict.allowed:
-        return judge_alone(trial, now_ms, take)  # which also closes a limit with `block_for`
+        judge_alone(trial, now_ms, take)  # a look closes no limit with `block_for`
+        return verdict
     found = _prove(request, proofs, wall_ms)
     if found is INVALID:
-        return invalid(trial, judge_alone(trial, now_ms, take))
+        failed = judge_alone(trial, now_ms, take)
+        # As of an id that is not known here: else an outage would tell which ids are.
+        return invalid(trial, failed) if is_token(request.key or b"") else unprovable(trial)
     if isinstance(found, Unproven | str):
         return unprovable(trial)
     bound = trial.policy.bind(request, found)

@@ -11,8 +11,10 @@ from typing import Final
 import pytest
 
 from sidecar.core.access import announced_by, concerns, opened_to
+from sidecar.core.addresses import AddressSet
 from sidecar.core.keys import Kind
 from sidecar.core.model import Filter, Match, Mode, Reason, Request
+from sidecar.core.origins import Origins
 from sidecar.core.principals import Principal
 from tests.doubles import policy, request
 
@@ -42,8 +44,8 @@ def principal(
         scopes=scopes,
         plan=plan,
         tenant=tenant,
-        cidrs=cidrs,
-        origins=origins if kind == "client" else (),
+        networks=AddressSet(cidrs) if cidrs else None,
+        origins=Origins(origins) if kind == "client" else None,
         enabled=enabled,
         misplaced=misplaced,
     )

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.addresses import AddressSet
 from sidecar.core.bound import UNPROVED, Bound, Who
 from sidecar.core.control import Control, Entry
 from sidecar.core.keys import Kind
 from sidecar.core.model import Counts, Filter, Match, Mode, Reason, Request
+from sidecar.core.origins import Origins
 from sidecar.core.policy import Policy
 from sidecar.core.principals import Principal
 from sidecar.core.query_names import CredentialNames
@@ -25,7 +27,7 @@ NAMES: Final = CredentialNames(("api_key",))
 
 
 def client(name: str = "web", *, origins: tuple[str, ...] = ("*",), **terms: object) -> Principal:
-    return Principal(name, kind=Kind.CLIENT, origins=origins, **terms)  # type: ignore[arg-type]  # of its terms
+    return Principal(name, kind=Kind.CLIENT, origins=Origins(origins), **terms)  # type: ignore[arg-type]  # of its terms
 
 
 def code(bound: Bound) -> str:
@@ -210,7 +212,7 @@ SOMEBODY: Final[tuple[Who, ...]] = (
     Principal("k_a", scopes=["orders.write"], enabled=False),
     Principal("k_a", plan="gold", tenant="acme"),
     Principal("k_a", misplaced=True),
-    Principal("k_a", cidrs=["192.0.2.0/24"]),
+    Principal("k_a", networks=AddressSet(["192.0.2.0/24"])),
     client("k_a"),
     client("k_a", origins=("app.example.com",)),
 )

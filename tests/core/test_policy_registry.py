@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.addresses import AddressSet
 from sidecar.core.bound import UNPROVED, Bound, Who
 from sidecar.core.control import Control, Entry
 from sidecar.core.decide import judge_alone
@@ -24,6 +25,7 @@ from sidecar.core.model import (
     Severity,
     Suspicion,
 )
+from sidecar.core.origins import Origins
 from sidecar.core.principals import Principal
 from sidecar.core.query_names import CredentialNames
 from sidecar.core.window import Grant
@@ -37,7 +39,7 @@ NAMES: Final = CredentialNames(("api_key",))
 
 
 def client(name: str = "web", *, origins: tuple[str, ...] = ("*",), **terms: object) -> Principal:
-    return Principal(name, kind=Kind.CLIENT, origins=origins, **terms)  # type: ignore[arg-type]  # of its terms
+    return Principal(name, kind=Kind.CLIENT, origins=Origins(origins), **terms)  # type: ignore[arg-type]  # of its terms
 
 
 def code(bound: Bound) -> str:
@@ -101,7 +103,7 @@ def all_wrong(wrongs: frozenset[str], mode: Mode) -> Bound:
     who = client(
         origins=("app.example.com",),
         enabled="credential_disabled" not in wrongs,
-        cidrs=("10.0.0.0/8",) if "credential_address" in wrongs else (),
+        networks=AddressSet(["10.0.0.0/8"]) if "credential_address" in wrongs else None,
         scopes=() if "scope" in wrongs else ("admin",),
     )
     return rules.bind(asker, None if "credential_missing" in wrongs else who)

@@ -179,7 +179,7 @@ NO_ROOM: Final = Grant(0, 0, 0, 100, NEVER, NEVER, 1)
     ("key", "room", "found", "taken"),
     [
         (presented(), ROOM, "ok", 0),
-        (presented(number=9), ROOM, "credential_invalid", 1),
+        (presented(number=9), ROOM, "store_unavailable", 1),
         (presented("k_new"), ROOM, "store_unavailable", 0),
         (presented(), NO_ROOM, "rate_limited", 0),
         (presented(number=9), NO_ROOM, "rate_limited", 0),
