@@ -121,6 +121,7 @@ def _gate(name: str, case: Case, store: StoreServer) -> AbstractContextManager[G
 
 
 def asked(case: Case, path: str, credential: Lines) -> Heads:
+    """A POST with a body that presents this credential."""
     return asked_by_nginx(
         path,
         method="POST",
@@ -173,4 +174,5 @@ def _made(running: Gate, **members: object) -> _Made:
 
 
 def private_key() -> bytes:
+    """What the gates sign with: PEM, one for this run."""
     return pem_of(ed25519_key("bench"))

@@ -4,6 +4,7 @@
     bound       no interval ever holds more than the limit: histories that Hypothesis makes up, in virtual time
     storms      the same for load well above the limit, each from a seed of its own
     live        the same for real: four gates, one store, one hot subject; and their latency and memory meanwhile
+    credentials random credentials, headers and tokens on all four fronts: only what is good passes, nothing breaks
 
 They take turns until the time is over; each turn prints a line. The first violation ends it with status 1 and
 says how to see it again. The tests hold the same properties for as long as one waits for a test.
@@ -28,6 +29,7 @@ from bench.processes import resident_mb
 from sidecar.core.model import Limit
 from tests import stores
 from tests.core.test_bound import BURSTS, CLOCKS, NETWORKS, Burst, limits, play, storm
+from tests.credentials.guesses import besieged
 from tests.doubles import Clock, Fate, Fleet
 from tests.gates import gate
 from tests.load import certainly_busiest, forwarded, press
@@ -128,11 +130,26 @@ def live(running: ExitStack) -> Turns:
         )
 
 
+def credentials(running: ExitStack) -> Turns:
+    gate = running.enter_context(besieged())
+    seed = SystemRandom().randrange(10**9)
+    while True:
+        end_s = time.monotonic() + TURN_S
+        first, answers, proved = seed, 0, 0
+        while time.monotonic() < end_s:
+            guessed = gate.guess(seed, 1_000)
+            answers, proved, seed = answers + guessed.statuses.total(), proved + guessed.proved, seed + 1
+        assert (found := gate.complaints()) == [], found
+        resident = f"resident {resident_mb(gate.gate.server.pid):.0f} MB"
+        yield f"{answers} guesses, {proved} of them good, from seed {first}; {resident}"
+
+
 QUESTIONS: Final[dict[str, Callable[[ExitStack], Turns]]] = {
     "histories": histories,
     "bound": bound,
     "storms": storms,
     "live": live,
+    "credentials": credentials,
 }
 
 if __name__ == "__main__":

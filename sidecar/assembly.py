@@ -12,7 +12,8 @@ from sidecar.core.addresses import AddressSet
 from sidecar.core.control import Control
 from sidecar.core.ledger import Ledger
 from sidecar.core.model import Mode
-from sidecar.core.policy import IN_QUERY, Policy
+from sidecar.core.objections import IN_QUERY
+from sidecar.core.policy import Policy
 from sidecar.core.query_names import CredentialNames
 from sidecar.fronts import Front, credentials
 from sidecar.fronts.api import ApiFront

@@ -29,7 +29,7 @@ from sidecar.core.addresses import canonical_address, subject_of
 from sidecar.core.bound import UNPROVED, Bound
 from sidecar.core.control import Entry
 from sidecar.core.decide import invalid, judge, judge_alone, unprovable
-from sidecar.core.keys import KeyUnreadable, read
+from sidecar.core.keys import FieldRefused, KeyUnreadable, checked_id, read
 from sidecar.core.ledger import FOREVER, Counter, closed, enough
 from sidecar.core.model import Outage, Request, Source, Verdict
 from sidecar.core.policy import Policy
@@ -212,6 +212,10 @@ class Explainer:
         return found, "the fleet's hash key is not known yet" if found is UNKNOWABLE else ""
 
     async def _as_if(self, key_id: str) -> tuple[Principal | Unproven, str]:
+        try:
+            checked_id(key_id)  # a secret in its place would reach the store's log of commands
+        except FieldRefused as exc:
+            raise Problem(404, f"key: there is no such key: {exc.remedy}.") from exc
         try:
             entry = await self._entry("keys", key_id)
         except StoreUnavailable as exc:

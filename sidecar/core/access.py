@@ -62,9 +62,10 @@ class Access:
         found: list[Finding] = []
         if not principal.enabled:
             found.append(_refused(Reason.CREDENTIAL_DISABLED))
-        demanded = [principal.networks, self._tenants.get(principal.tenant)]
-        if any(networks is not None and not _within(networks, address) for networks in demanded):
-            found.append(_refused(Reason.CREDENTIAL_ADDRESS))
+        for networks in (principal.networks, self._tenants.get(principal.tenant)):
+            if networks is not None and not _within(networks, address):
+                found.append(_refused(Reason.CREDENTIAL_ADDRESS))
+                break
         return found
 
     def to_use(

@@ -19,19 +19,20 @@ from copy import copy
 from types import MappingProxyType
 from typing import Final
 
-from sidecar.core.access import DEFAULT, Access, announced_by, concerns
+from sidecar.core.access import Access, announced_by
 from sidecar.core.addresses import AddressSet, subject_of
-from sidecar.core.bound import UNPROVED, Bound, Unproved, Who
+from sidecar.core.bound import UNPROVED, Bound, Who
 from sidecar.core.charges import Charges
 from sidecar.core.control import EMPTY, Control
 from sidecar.core.detection import Found
-from sidecar.core.filters import Finding, objections_of
+from sidecar.core.filters import Finding
 from sidecar.core.ledger import Ledger
 from sidecar.core.model import Filter, Limit, Mode, Reason, Request, Verdict
+from sidecar.core.objections import UNSAID, Objections
 from sidecar.core.principals import IDENTITY, Principal
 from sidecar.core.query_names import CredentialNames
 from sidecar.core.recent import Recent
-from sidecar.core.rules import RuleBook, Rules
+from sidecar.core.rules import RuleBook
 from sidecar.core.subjects import Chosen, choose
 from sidecar.core.terms import Variants
 
@@ -43,14 +44,12 @@ RUN_TIME_DENY: Final = "run-time deny"
 LONGEST_KEPT: Final = 1_025
 """Bytes of a header by which a request is remembered; a longer origin or media type than 1024 is none."""
 NO_NAMES: Final = CredentialNames(())
-IN_QUERY: Final = "credentials.query"
-"""Who refuses a credential in the query string."""
 
 
 class _Facts:
     """What the lists say of one address: those of the configuration, and those of run time.
 
-    denied  the lists that deny it, as rules are named
+    denied  what the lists that deny it say
     """
 
     __slots__ = ("allowed", "denied", "exempt", "passes")
@@ -58,11 +57,11 @@ class _Facts:
     def __init__(self, policy: Policy, address: str) -> None:
         known = policy.lists and address != "unknown"
         control = policy.control
-        self.denied: tuple[str, ...] = ()
+        self.denied: list[Finding] = []
         if known and policy.deny.contains(address):
-            self.denied = (CONFIGURED_DENY,)
+            self.denied.append(Finding(Reason.ADDRESS_DENIED, CONFIGURED_DENY, Mode.ENFORCE))
         if known and control.deny.contains(address):
-            self.denied += (RUN_TIME_DENY,)
+            self.denied.append(Finding(Reason.ADDRESS_DENIED, RUN_TIME_DENY, Mode.ENFORCE))
         self.allowed = known and (policy.allow.contains(address) or control.allow.contains(address))
         self.exempt = known and (policy.exempt.contains(address) or control.exempt.contains(address))
         self.passes = known and (policy.passes.contains(address) or control.passes.contains(address))
@@ -119,7 +118,6 @@ class Policy:
         )
         self._detects = any(rule.detecting is not None for rule in self.filters)
         self._query_names = query_names
-        self._query_mode = query_mode
         self._access = Access(self.filters, tenants)
         variants = Variants()
         self._charges = Charges(
@@ -135,6 +133,14 @@ class Policy:
             ledger=ledger,
             prefix=prefix,
             variants=variants,
+            most=MOST_REMEMBERED,
+        )
+        self._objections = Objections(
+            rules=self._rules,
+            access=self._access,
+            registry=registry,
+            default_allow=default_allow,
+            query_mode=query_mode,
             most=MOST_REMEMBERED,
         )
         self._heed(control)
@@ -187,6 +193,7 @@ class Policy:
         self.lists = any(map(len, configured)) or any(map(len, control.lists.values()))
         self._charges = self._charges.under(control)
         self._facts = Recent[str, _Facts](MOST_REMEMBERED)
+        self._no_facts = _Facts(self, "unknown")
         self._bounds = Recent[tuple[object, ...], Bound](MOST_REMEMBERED)
 
     def counters(self) -> int:
@@ -216,14 +223,21 @@ class Policy:
             case += (request.cost, request.malformed)
         bound = self._bounds.get(case)
         if bound is None:
-            bound = self._bind(request, who, key_id, leaks, suspected)
+            bound = self._bind(request, who, key_id, leaks, suspected, case[1:])
             self._bounds.add(case, bound)
         request.bound = bound
         return bound
 
     def _bind(
-        self, request: Request, who: Who, key_id: bytes, leaks: bool, suspected: frozenset[str]
+        self,
+        request: Request,
+        who: Who,
+        key_id: bytes,
+        leaks: bool,
+        suspected: frozenset[str],
+        case: tuple[object, ...],
     ) -> Bound:
+        """`case` is what a request is remembered by, without its address."""
         bound = Bound(self)
         if request.malformed is not None:
             bound.malformed = True
@@ -236,18 +250,18 @@ class Policy:
         elif key_id:
             bound.key_id, bound.identity = key_id, IDENTITY % (key_id, b"", b"")
         address = request.address
-        exempt = False
         rules = self._rules.of(request.method, request.host, request.path)
-        filters = self._opening(request, rules, principal) if self.registry else rules.open
-        if self.registry:
-            bound.allow_origin = self._access.readable_by(principal, request, filters)
-        if self.lists or rules.open or leaks or not self.default_allow:
-            facts = self._facts_of(address)
-            bound.passes = facts.passes
-            findings = self._findings(request, facts, rules.open, leaks, suspected)
-            if findings and self._object(bound, findings):
-                return bound
-            exempt = facts.exempt
+        facts = self._facts_of(address)
+        bound.passes, exempt = facts.passes, facts.exempt
+        said = UNSAID
+        if self.registry or rules.open or leaks or not self.default_allow:
+            allowed = facts.allowed
+            said = self._objections.of(
+                request, who, rules, case, allowed=allowed, leaks=leaks, suspected=suspected
+            )
+            bound.allow_origin = said.allow_origin
+        if (facts.denied or said.of_all) and self._object(bound, facts.denied + said.of_all):
+            return bound
         subject = subject_of(address, self.ipv6_prefix) if ":" in address else address
         if who is UNPROVED:
             bound.trial = True
@@ -256,14 +270,14 @@ class Policy:
             return bound
         if principal is not None and rules.guards and not exempt:
             bound.guard = Bound(self)
-            bound.guard.allow_origin = self._access.readable_by(None, request, filters)
+            bound.guard.allow_origin = said.guard_origin
             self._charges.guard(bound.guard, request, subject, rules.guards)
         if principal is not None and self._object(bound, self._access.to_credential(principal, address)):
             return bound
         if self.control.attacked and not bound.passes and (attacked := self.attacked(bound)):
             bound.refusal = self._under_attack(attacked, bound)
             return bound
-        if self.registry and self._object(bound, self._use(request, principal, rules, filters, suspected)):
+        if self._object(bound, said.of_use):
             return bound
         if exempt:
             bound.reason = Reason.EXEMPT
@@ -281,29 +295,6 @@ class Policy:
             )
             bound.terms = terms
         return bound
-
-    def _use(
-        self,
-        request: Request,
-        principal: Principal | None,
-        rules: Rules,
-        filters: Sequence[Filter],
-        suspected: frozenset[str],
-    ) -> list[Finding]:
-        """What is said against this use of a credential, or against a request without any."""
-        found = self._access.to_use(principal, request, filters, default_allow=self.default_allow)
-        if rules.personal:
-            allowed = self._facts_of(request.address).allowed
-            for rule in rules.personal:
-                if concerns(rule.match, principal):
-                    found += self._objections(rule, request, allowed, suspected)
-        return found
-
-    def _opening(self, request: Request, rules: Rules, principal: Principal | None) -> tuple[Filter, ...]:
-        """The filters that say to whom a request's path is opened: a preflight's, those of what it announces."""
-        if (announced := announced_by(request)) is not None:
-            rules = self._rules.of(announced, request.host, request.path)
-        return rules.open + tuple([rule for rule in rules.personal if concerns(rule.match, principal)])
 
     def attacked(self, bound: Bound) -> str | None:
         """The key or tenant of a request (`key:<ID>`, `tenant:<T>`) that is under attack mode, or None."""
@@ -351,12 +342,12 @@ class Policy:
         rules = self._rules.of(request.method, request.host, request.path)
         suspected = self._suspected(request) if self._detects else frozenset[str]()
         leaks = self._query_names.found_in(request.query)
-        found = self._findings(request, self._facts_of(request.address), rules.open, leaks, suspected)
-        if self.registry and not isinstance(who, Unproved):
-            if who is not None:
-                found += self._access.to_credential(who, request.address)
-            found += self._use(request, who, rules, self._opening(request, rules, who), suspected)
-        return found
+        facts = self._facts_of(request.address)
+        said = self._objections.found(
+            request, who, rules, allowed=facts.allowed, leaks=leaks, suspected=suspected
+        )
+        of_credential = self._access.to_credential(who, request.address) if isinstance(who, Principal) else []
+        return facts.denied + said.of_all + of_credential + said.of_use
 
     def suspicions(self, request: Request) -> dict[str, Found]:
         """What each filter that looks for patterns found in a request."""
@@ -381,33 +372,9 @@ class Policy:
             ]
         )
 
-    def _findings(
-        self,
-        request: Request,
-        facts: _Facts,
-        filters: Sequence[Filter],
-        leaks: bool,
-        suspected: frozenset[str],
-    ) -> list[Finding]:
-        found = [Finding(Reason.ADDRESS_DENIED, rule, Mode.ENFORCE) for rule in facts.denied]
-        if leaks:
-            found.append(Finding(Reason.CREDENTIAL_IN_QUERY, IN_QUERY, self._query_mode))
-        for rule in filters:
-            found += self._objections(rule, request, facts.allowed, suspected)
-        if not (self.registry or self.default_allow or any(rule.mode is Mode.ENFORCE for rule in filters)):
-            found.append(Finding(Reason.NOT_OPENED, DEFAULT, Mode.ENFORCE))
-        return found
-
-    def _objections(
-        self, rule: Filter, request: Request, allowed: bool, suspected: frozenset[str]
-    ) -> list[Finding]:
-        announced = announced_by(request) if self.registry else None
-        found = objections_of(rule, request, allowed, announced)
-        if rule.name in suspected:
-            found.append(Finding(Reason.PATTERN, rule.name, rule.mode))
-        return found
-
     def _facts_of(self, address: str) -> _Facts:
+        if not self.lists:
+            return self._no_facts
         facts = self._facts.get(address)
         if facts is None:
             facts = _Facts(self, address)

@@ -92,9 +92,9 @@ def shadow_line(verdict: Verdict) -> bytes:
 def refusal_lines(verdict: Verdict, status: int, *, legacy: bool) -> bytes:
     """What a refusal says besides its status: when to come back, how to get in, what is left, which page may read it.
 
-    `status` is the one that the proxy sees.
+    `status` is the one that the proxy sees. Most proxies hand all of it to the client, so it names no rule.
     """
-    lines = quota_lines(verdict, legacy=legacy) + shadow_line(verdict)
+    lines = quota_lines(verdict, legacy=legacy)
     if verdict.retry_after_s is not None:
         lines += b"Retry-After: %d\r\n" % verdict.retry_after_s
     if status == 401:

@@ -129,5 +129,5 @@ def length(value: bytes | None) -> int | None:
 
 
 def request_id(value: bytes | None) -> bytes | None:
-    """The client's id when it is fit for a log line and a header, else None: the gate makes its own."""
-    return value if value is not None and _REQUEST_ID.fullmatch(value) else None
+    """The client's id when it is fit for a log line and a header, and no secret, else None: the gate makes its own."""
+    return value if value is not None and _REQUEST_ID.fullmatch(value) and b"pcs_" not in value else None

@@ -108,7 +108,7 @@ class NginxFront:
             status,
             verdict.reason.code.encode(),
             request_id,
-            answers.refusal_lines(verdict, seen, legacy=self._legacy),
+            answers.refusal_lines(verdict, seen, legacy=self._legacy) + answers.shadow_line(verdict),
             answers.close_line(keep_alive),
         )
 
