@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
 from typing import Final, cast
 
 try:
-    from re import _constants, _parser  # type: ignore[attr-defined]  # private, and the only parser that there is
+    # Private to Python's `re`, and the only parser that there is.
+    _constants, _parser = import_module("re._constants"), import_module("re._parser")
 except ImportError:  # a Python without them: any pattern may match, which costs some microseconds
-    _constants = _parser = None
+    _constants = _parser = ModuleType("absent")
 
 PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789=&/._-"
 _CODES: Final = frozenset(PLAIN)
@@ -24,7 +27,8 @@ _CODES: Final = frozenset(PLAIN)
 _Items = Iterable[tuple[object, object]]
 """What Python's parser makes of an expression: opcodes with their arguments."""
 
-_REPEATS: Final = set() if _constants is None else {_constants.MAX_REPEAT, _constants.MIN_REPEAT}
+_UNDERSTOOD: Final = hasattr(_parser, "parse")
+_REPEATS: Final = {_constants.MAX_REPEAT, _constants.MIN_REPEAT} if _UNDERSTOOD else set()
 
 
 def may_match(expression: str) -> bool:
@@ -33,7 +37,7 @@ def may_match(expression: str) -> bool:
     >>> may_match("(?i)union select"), may_match("admin|<script"), may_match("/etc/passwd")
     (False, True, True)
     """
-    if "[:" in expression or _parser is None:
+    if "[:" in expression or not _UNDERSTOOD:
         return True
     try:
         return _all(_parser.parse(expression.encode("ascii")))
