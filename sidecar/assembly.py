@@ -5,6 +5,7 @@ Each part is a function of the configuration. Who puts them to work is `replica`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, cast
 
 from sidecar.config import Config
@@ -32,6 +33,7 @@ class Lists(NamedTuple):
     allow: AddressSet
     exempt: AddressSet
     passes: AddressSet
+    tenants: Mapping[str, AddressSet]
 
 
 def policy_of(config: Config, lists: Lists, *, control: Control, ledger: Ledger, hash_key: bytes) -> Policy:
@@ -54,7 +56,7 @@ def policy_of(config: Config, lists: Lists, *, control: Control, ledger: Ledger,
         hash_key=hash_key,
         hashed_headers={*credentials.headers, *reader_of(config).names},
         registry=credentials.mode == "registry",
-        tenants={tenant: AddressSet(cidrs) for tenant, cidrs in credentials.tenants.items()},
+        tenants=lists.tenants,
         query_names=CredentialNames(credentials.query.names),
         query_mode=credentials.query.mode,
     )
@@ -77,7 +79,13 @@ def refusals_per_s_of(config: Config) -> float:
 
 def lists_of(config: Config) -> Lists:
     """The configuration's address lists; blocks for some 4 s per million of networks."""
-    return Lists(*map(AddressSet, networks_of(config)))
+    deny, allow, exempt, passes = map(AddressSet, networks_of(config))
+    return Lists(deny, allow, exempt, passes, tenants_of(config))
+
+
+def tenants_of(config: Config) -> dict[str, AddressSet]:
+    """The networks that each tenant's keys work from."""
+    return {tenant: AddressSet(cidrs) for tenant, cidrs in config.credentials.tenants.items()}
 
 
 def networks_of(config: Config) -> tuple[tuple[str, ...], ...]:

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sidecar.config_files import Folder
 from sidecar.core.credentials import HeaderPair
 from sidecar.core.model import Mode
-from sidecar.core.tokens import KeySet, SigningKey
 from sidecar.document.credentials import (
     JWKS_REFRESH_MS,
     QUERY_NAMES,
@@ -25,6 +24,9 @@ from sidecar.document.credentials import (
     TokensSection,
 )
 from sidecar.document.walk import Problem, shown
+
+if TYPE_CHECKING:  # loaded where a document has keys: it brings cryptography, a third of a second
+    from sidecar.core.tokens import SigningKey
 
 _PATH: Final = "credentials"
 _SERVER: Final = HeaderPair(b"x-app-id", b"x-app-token")
@@ -131,6 +133,8 @@ def credentials_of(section: CredentialsSection, folder: Folder, problems: list[P
 
 
 def _tokens(section: TokensSection, folder: Folder, problems: list[Problem]) -> Tokens:
+    from sidecar.core.tokens import SigningKey  # noqa: PLC0415 - see above
+
     keys: dict[str, SigningKey] = {}
     for at, name in enumerate(section.keys):
         place = f"{_PATH}.tokens.keys[{at}]"
@@ -168,6 +172,8 @@ def _issuer(section: JwtSection, at: int, folder: Folder, problems: list[Problem
 
 
 def _key_set(section: JwtSection, place: str, folder: Folder, problems: list[Problem]) -> str:
+    from sidecar.core.tokens import KeySet  # noqa: PLC0415 - as above
+
     assert section.jwks.file is not None
     text = folder.text(section.jwks.file, place, "the key set")
     if text is None:

@@ -198,7 +198,7 @@ class Explainer:
             return await self._as_if(key_id)
         if not policy.registry or request.key is None:
             return None, ""
-        proofs, wall_ms = self._identity().proofs, self._wall_ms()
+        proofs, wall_ms = self._identity().apart(), self._wall_ms()
         found = proofs.prove(request.key, wall_ms)
         if isinstance(found, str):
             proofs.ask([found])

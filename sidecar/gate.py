@@ -81,7 +81,7 @@ class Watch(Protocol):
 class Pending:
     """A request that waits for the store."""
 
-    __slots__ = ("answered", "bound", "deadline_ms", "missing", "request", "waiter")
+    __slots__ = ("answered", "bound", "deadline_ms", "missing", "request", "waited", "waiter")
 
     def __init__(self, request: Request, bound: Bound, waiter: Waiter, deadline_ms: float) -> None:
         self.request = request
@@ -89,7 +89,7 @@ class Pending:
         self.waiter = waiter
         self.deadline_ms = deadline_ms
         self.missing = 0
-        self.answered = False
+        self.answered = self.waited = False
 
 
 class Gate:
@@ -160,7 +160,7 @@ class Gate:
             bound = self._policy.bind(request)
         missing: Missing = Lack.PERMITS
         if bound.trial:
-            bound, verdict, missing = self._try(request, bound, now_ms, Source.MEMORY)
+            bound, verdict, missing = self._try(request, bound, now_ms, Source.MEMORY, waited=False)
         else:
             verdict = judge(bound, self.attack, now_ms, Source.MEMORY)
         if verdict is not None:
@@ -229,11 +229,9 @@ class Gate:
     def _bind(self, request: Request) -> Bound:
         return bind(request, self._policy, self._proofs, self._wall_ms())
 
-    def _try(self, request: Request, trial: Bound, now_ms: float, source: Source) -> Tried:
+    def _try(self, request: Request, trial: Bound, now_ms: float, source: Source, *, waited: bool) -> Tried:
         wall_ms = self._wall_ms()
-        return judge_trial(
-            trial, request, self._proofs, attack=self.attack, now_ms=now_ms, wall_ms=wall_ms, source=source
-        )
+        return judge_trial(trial, request, self._proofs, self.attack, waited, now_ms, wall_ms, source)
 
     def _alone(self, request: Request, bound: Bound, now_ms: float) -> Verdict:
         """The verdict without the store."""
@@ -260,6 +258,7 @@ class Gate:
             self._records.want(missing, pending)
             return
         if missing is Lack.OTHERS:
+            pending.waited = True
             for counter, _ in pending.bound.charges:
                 if counter.waiting:
                     self._ledger.join(counter, pending)
@@ -323,7 +322,9 @@ class Gate:
         if bound.trial:
             bound = self._bind(pending.request)  # by what is in force and known now
         if bound.trial:
-            pending.bound, verdict, missing = self._try(pending.request, bound, now_ms, Source.STORE)
+            pending.bound, verdict, missing = self._try(
+                pending.request, bound, now_ms, Source.STORE, waited=pending.waited
+            )
         else:
             pending.bound, verdict = bound, judge(bound, self.attack, now_ms, Source.STORE)
         if verdict is not None:

@@ -58,6 +58,16 @@ class Identity:
         self.proofs.revoked = news.control.revoked
         self.proofs.follow(news.keys)
 
+    def apart(self) -> Proofs:
+        """Proofs by what is in force now, for asking what would be: the ones in use learn nothing of it."""
+        return Proofs(
+            digest_key=os.urandom(32),
+            hash_key=self._hash_key,
+            roles=self._credentials.roles,
+            trust=self._trust,
+            revoked=self.proofs.revoked,
+        )
+
     def switch(self, credentials: Credentials) -> None:
         """Go on with another configuration."""
         if credentials == self._credentials:

@@ -24,8 +24,8 @@ MOST: Final = 500
 class RecordStore(Protocol):
     """Where the registry lies. All raise StoreUnavailable."""
 
-    async def records(self, key_ids: Sequence[str]) -> Sequence[Entry | None]:
-        """The records of keys, None for those that are not there."""
+    async def records(self, key_ids: Sequence[str]) -> Sequence[Entry | None] | None:
+        """The records of keys, None for those that are not there; None for all if they cannot be believed."""
 
     async def ping(self) -> None: ...
 
@@ -92,6 +92,8 @@ class Records(Generic[P]):
         try:
             async with self.lock:
                 entries = await self.store.records(list(batch))
+            if entries is None:
+                return  # who waits is answered at the deadline, as if the store were silent
             self._proofs.answer(dict(zip(batch, entries, strict=True)))
         except StoreUnavailable as exc:
             self._failed(exc.kind, str(exc))

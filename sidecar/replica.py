@@ -17,7 +17,16 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from sidecar import VERSION
-from sidecar.assembly import Lists, fronts_of, heads_of, lists_of, networks_of, policy_of, refusals_per_s_of
+from sidecar.assembly import (
+    Lists,
+    fronts_of,
+    heads_of,
+    lists_of,
+    networks_of,
+    policy_of,
+    refusals_per_s_of,
+    tenants_of,
+)
 from sidecar.config import Config
 from sidecar.control.beats import Follows
 from sidecar.control.fleet import says
@@ -122,7 +131,7 @@ class Replica:
             ledger=self._ledger,
             lanes=[connect(patience_s) for _ in range(store.shards)],
             proofs=self.identity.proofs,
-            records=KeyRecords(connect(patience_s), store.prefix),
+            records=KeyRecords(connect(patience_s), store.prefix, applied=lambda: self._control.epoch),
             clock_ms=clock_ms,
             wall_ms=self._store_ms,
             deadline_ms=store.deadline_ms,
@@ -246,13 +255,13 @@ class Replica:
 
     async def prepare(self, config: Config, layout: Layout) -> Prepared:
         """Do what takes long before a switch, while requests are answered as before."""
-        known = dict(zip(networks_of(self._config), self._lists, strict=True))
-        lists = [
+        known = dict(zip(networks_of(self._config), self._lists[:4], strict=True))
+        deny, allow, exempt, passes = [
             known[networks] if networks in known else await in_steps(AddressSet.build_steps(networks))
             for networks in networks_of(config)
         ]
-        heads = heads_of(config)
-        return Prepared(config, layout, Lists(*lists), fronts_of(config), heads)
+        lists = Lists(deny, allow, exempt, passes, tenants_of(config))
+        return Prepared(config, layout, lists, fronts_of(config), heads_of(config))
 
     def switch(self, prepared: Prepared) -> None:
         """Decide by another configuration from the next request on."""

@@ -210,6 +210,7 @@ class WorkerCrew:
         await asyncio.gather(*(place.first for place in self._places))
         if (book := await self._last_known.read(int(wall_ms()))) is not None:
             self.follower.book = book
+            self.identity.follow(News(book.control, (), {}))
         if self.checks()["store"] == "ok":  # else it is not waited for again
             await self.follower.once()
         running = {

@@ -208,7 +208,8 @@ class Watcher:
 
 
 class ScriptedRecords:
-    """The registry's records. While `held`, answers wait; while `silent`, there is no store.
+    """The registry's records. While `held`, answers wait; while `silent`, there is no store;
+    while `older`, it has lost what the process has seen.
 
     Unfaithful: answers come in the same turn of the loop.
     """
@@ -217,6 +218,7 @@ class ScriptedRecords:
         self.table: dict[str, Entry] = {}
         self.asked: list[list[str]] = []
         self.silent = False
+        self.older = False
         self._free = asyncio.Event()
         self._free.set()
 
@@ -231,12 +233,12 @@ class ScriptedRecords:
         else:
             self._free.set()
 
-    async def records(self, key_ids: Sequence[str]) -> Sequence[Entry | None]:
+    async def records(self, key_ids: Sequence[str]) -> Sequence[Entry | None] | None:
         self.asked.append(sorted(key_ids))
         found = [self.table.get(key_id) for key_id in key_ids]
         await self._free.wait()
         await self.ping()
-        return found
+        return None if self.older else found
 
     async def ping(self) -> None:
         if self.silent:

@@ -186,3 +186,17 @@ def test_it_answers_everybody_when_it_stops_while_records_are_read() -> None:
         assert [client.code for client in clients] == ["store_unavailable"] * 2
 
     run(scenario())
+
+
+def test_it_believes_no_record_of_a_store_that_fell_back() -> None:
+    async def scenario() -> None:
+        bench = await started(limit(100))
+        bench.records.older = True
+        waiting = bench.ask(key=presented())
+        await passes(2 * DEADLINE_MS)
+
+        assert (waiting.code, bench.gate.store_up) == ("store_unavailable", True)
+        bench.records.older = False
+        assert await codes(bench, presented()) == ["ok"], "when the store has it again"
+
+    run(scenario())

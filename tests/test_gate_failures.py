@@ -284,3 +284,22 @@ def test_it_lets_no_more_credentials_fail_in_any_window_than_the_limit_permits(
         assert all(sum(begun <= ms <= begun + WINDOW_MS for ms in failed) <= PERMITS for begun in failed)
 
     run(scenario())
+
+
+def test_it_lets_who_has_a_right_key_wait_for_those_who_fail_once_at_most() -> None:
+    async def scenario() -> None:
+        bench = await started(guessing(1_000))
+        await codes(bench, presented("k_b", 9), address="192.0.2.2")  # the record is known
+        bench.lane.latency_ms = DEADLINE_MS // 4
+        failing = [bench.ask(key=presented("k_b", 9)) for _ in range(20)]
+        await turns()
+
+        good = bench.ask(key=presented("k_b", 1))
+        await passes(DEADLINE_MS)
+
+        assert good.code == "ok"
+        assert Tally(client.code for client in failing) == {"credential_invalid": 20}, (
+            "none is left to the deadline"
+        )
+
+    run(scenario())

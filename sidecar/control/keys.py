@@ -21,9 +21,9 @@ from typing import Final, NamedTuple
 from sidecar.control.changes import Changed, Changes, Conflict, ControlStore, Space
 from sidecar.control.pages import page_of
 from sidecar.core import keys
-from sidecar.core.control import Entry, Epoch
+from sidecar.core.control import NO_EPOCH, Entry, Epoch
 from sidecar.core.keys import Key, KeyUnreadable, Kind, Terms
-from sidecar.store import StoreUnavailable
+from sidecar.store import StoreUnavailable, scripts
 
 TABLE: Final = "keys"
 TRIES: Final = 5
@@ -70,19 +70,30 @@ class KeyPage(NamedTuple):
 
 
 class KeyRecords:
-    """The registry's records as replicas read them, when requests need them. All raise StoreUnavailable."""
+    """The registry's records as replicas read them, when requests need them. All raise StoreUnavailable.
 
-    def __init__(self, store: ControlStore, prefix: str) -> None:
+    `applied` tells the epoch that this process has: records of an older one are not believed.
+    """
+
+    def __init__(self, store: ControlStore, prefix: str, *, applied: Callable[[], Epoch]) -> None:
+        space = Space(prefix)
         self._store = store
-        self._table = Space(prefix).key(TABLE)
+        self._keys = [space.key("epoch"), space.key(TABLE)]
+        self._applied = applied
+        self._records = scripts.read("records")
 
-    async def records(self, key_ids: Sequence[str]) -> list[Entry | None]:
-        """Entries of keys, in this order: None where there is none. What is no entry cannot be read as a key."""
-        words = [key_id.encode() for key_id in key_ids]
-        said = await self._store.command(b"HMGET", self._table, *words)
-        if not isinstance(said, list) or len(said) != len(words):
-            raise StoreUnavailable("response", "the store's answer has not the shape of HMGET's")
-        return [None if value is None else _entry(value) for value in said]
+    async def records(self, key_ids: Sequence[str]) -> list[Entry | None] | None:
+        """Entries of keys, in this order: None where there is none. What is no entry cannot be read as a key.
+
+        None: the store has lost what this process has seen.
+        """
+        said = await self._store.script(self._records, self._keys, [key_id.encode() for key_id in key_ids])
+        match said:
+            case [bytes(epoch), list(values)] if len(values) == len(key_ids):
+                if _number(epoch) < self._applied().number:
+                    return None
+                return [None if value is None else _entry(value) for value in values]
+        raise StoreUnavailable("response", "the store's answer has not the shape of records'")
 
     async def ping(self) -> None:
         await self._store.command(b"PING")
@@ -266,6 +277,15 @@ class KeyRegistry:
         hash_key = self._hash_key()
         secret = keys.secret_of(self._random_bytes(keys.SECRET_BYTES))
         return secret, keys.hash_secret(secret.encode(), hash_key)
+
+
+def _number(epoch: bytes) -> int:
+    if not epoch:
+        return NO_EPOCH.number
+    try:
+        return Epoch.parse(epoch.decode()).number
+    except ValueError as exc:
+        raise StoreUnavailable("response", "the epoch in the store is not one of ours") from exc
 
 
 def _entry(value: bytes) -> Entry:

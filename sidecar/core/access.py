@@ -12,6 +12,7 @@ objections are `policy`'s.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -24,6 +25,8 @@ from sidecar.core.principals import Principal
 CREDENTIALS: Final = "credentials"
 """Who refuses for the sake of the credential itself; no rule can have this name."""
 DEFAULT: Final = "default"
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}")
 
 NOBODY: Final = "anonymous"
 CLIENT: Final = "client"
@@ -38,7 +41,7 @@ def announced_by(request: Request) -> str | None:
     if request.method != "OPTIONS" or request.key is not None or b"origin" not in request.headers:
         return None
     method = request.headers.get(b"access-control-request-method")
-    return method.decode("latin-1") if method else None
+    return method.decode("ascii") if method and _TOKEN.fullmatch(method) else None
 
 
 def concerns(match: Match, principal: Principal | None) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from hashlib import blake2b
+from typing import Final
 
 from sidecar.core.access import concerns
 from sidecar.core.bound import Bound
@@ -22,6 +23,9 @@ from sidecar.core.principals import Principal
 from sidecar.core.rules import LimitRule
 from sidecar.core.subjects import escaped, shard_of
 from sidecar.core.terms import Variants
+
+LONGEST_KEPT: Final = 128
+"""Bytes of a header's value that is remembered as it is."""
 
 
 class Charges:
@@ -116,7 +120,11 @@ class Charges:
     def unsecret(self, headers: Mapping[bytes, bytes], name: bytes) -> bytes | None:
         """A header's value, or its keyed hash where it may be a credential: that is not to be remembered."""
         value = headers.get(name)
-        return self.key_id(value) if value and name in self._hashed_headers else value
+        return (
+            self.key_id(value)
+            if value and (name in self._hashed_headers or len(value) > LONGEST_KEPT)
+            else value
+        )
 
     def _limit_now(self, rule: LimitRule, bound: Bound, address: str) -> Limit:
         """A limit with the permits that this subject has now: its own, its plan's, or those of an override."""

@@ -18,6 +18,8 @@ from typing import Final, NamedTuple
 
 LONGEST_TOKEN: Final = 8 * 1024
 DEEPEST: Final = 16
+MOST_BRACKETS: Final = 1_024
+"""Objects and lists of one document: a set of a hundred keys has some two hundred."""
 LONGEST_NUMBER: Final = 32
 """Characters: more than any date has."""
 
@@ -108,6 +110,8 @@ def read_json(text: str) -> object:
     >>> read_json('{"exp": 1.5, "aud": ["a"]}')
     {'exp': 1.5, 'aud': ['a']}
     """
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise ValueError("it holds too much")
     try:
         value: object = _JSON.decode(text)
     except RecursionError:

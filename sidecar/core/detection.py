@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -75,6 +76,12 @@ NOTHING: Final = Found(0, ())
 
 _Search = Callable[[bytes], list[int]]
 """The numbers of the patterns that match a text, in no order."""
+
+
+@lru_cache(maxsize=64)  # a tenth of a second for all starter sets, and a policy is made anew now and then
+def detector_of(detecting: Detecting) -> Detector:
+    """What looks for these patterns. Raises PatternRefused."""
+    return Detector(detecting)
 
 
 class Detector:

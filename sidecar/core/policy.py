@@ -211,7 +211,7 @@ class Policy:
         if self._read_headers:
             case += tuple([self._charges.unsecret(request.headers, name) for name in self._read_headers])
         suspected: frozenset[str] = frozenset()
-        if self._detects:
+        if self._detects and not self._facts_of(request.address).denied:
             suspected = self._suspected(request)
             case += (suspected,)
         leaks = bool(request.query) and self._query_names.found_in(request.query)

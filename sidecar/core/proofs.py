@@ -47,7 +47,7 @@ MOST_ABSENT: Final = 16_384
 MOST_PROOFS: Final = 65_536
 ABSENT_MS: Final = 60_000
 """How long an id is believed to be nobody's: the store's data may have been lost, and be back."""
-REFUSED_MS: Final = 10_000
+REFUSED_MS: Final = 2_000
 """How long a token that was refused is not looked at again."""
 FOREVER_MS: Final = 1 << 62
 
@@ -75,12 +75,18 @@ class Record:
     `until_ms` is when that there is none is asked again; 0: nobody has used it yet.
     """
 
-    __slots__ = ("key", "places", "until_ms")
+    __slots__ = ("_places", "key", "until_ms")
 
     def __init__(self, key: Key | None) -> None:
         self.key = key
-        self.places = None if key is None else Places.of(key)
+        self._places: Places | None = None
         self.until_ms = 0
+
+    def places(self, key: Key) -> Places:
+        """Where it works from; made when its first secret is proved."""
+        if self._places is None:
+            self._places = Places.of(key)
+        return self._places
 
 
 class _Proof(NamedTuple):
@@ -162,7 +168,7 @@ class Proofs:
         if key is None or until_ms is None or key.expired(now_ms):
             return INVALID
         misplaced = (key.kind is Kind.CLIENT) is not (way == CLIENT_PAIR)
-        principal = principal_of(key, self._roles, places=record.places, misplaced=misplaced)
+        principal = principal_of(key, self._roles, places=record.places(key), misplaced=misplaced)
         ends_ms = min(end_ms or FOREVER_MS for end_ms in (until_ms, key.expires_ms))
         self._proofs.add(self._digest(presented), _Proof(principal, ends_ms, key_id, record, ""))
         return principal
@@ -192,7 +198,7 @@ class Proofs:
             principal = principal_of(
                 key,
                 self._roles,
-                places=record.places,
+                places=record.places(key),
                 asked=verified.scopes,
                 misplaced=key.kind is Kind.CLIENT,
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sidecar.core.detection import Detector
+from sidecar.core.detection import Detector, detector_of
 from sidecar.core.ledger import Counter, Ledger
 from sidecar.core.model import Cost, Counts, Dimension, Filter, Limit, Mode
 from sidecar.core.patterns import Matcher
@@ -73,7 +73,7 @@ class RuleBook:
         ]
         """Each limit with its counters."""
         self._filters = [
-            (rule, Matcher(rule.match), None if rule.detecting is None else Detector(rule.detecting))
+            (rule, Matcher(rule.match), None if rule.detecting is None else detector_of(rule.detecting))
             for rule in filters
         ]
         self._names = [names_of(limit, prefix, ledger.shards) for limit in limits]

@@ -3,7 +3,7 @@
     failures closed for it? ---------yes--> 429, nothing was verified
         | no
         v
-    somebody waits to have failed? --yes--> wait for what the store says to that
+    somebody waits to have failed? --yes--> wait for what the store says to that, once
         | no
         v
     proved? ----yes--> judged as its principal's request; nothing was counted
@@ -13,7 +13,7 @@
 
 So a credential that is valid never costs a permit and never waits for one, however many come at once; of those that
 fail all replicas together answer 401 to no more than the limit's permits in any window. Each replica learns that a
-limit is closed by one or two more attempts, whose outcome it does not tell.
+limit is closed by what was under way at that moment, whose outcome it does not tell to those that failed.
 
 What is missing (a permit, a record of the registry) the caller gets, and asks again.
 """
@@ -62,16 +62,16 @@ def judge_trial(
     trial: Bound,
     request: Request,
     proofs: Proofs,
-    *,
     attack: bool,
+    waited: bool,
     now_ms: float,
     wall_ms: int,
     source: Source,
 ) -> Tried:
-    """Judge a request whose bound is a trial."""
+    """Judge a request whose bound is a trial. `waited`: for others, already; it does so once."""
     if (refusal := refused_before(trial, attack, now_ms, source)) is not None:
         return Tried(trial, refusal)
-    if any(counter.waiting for counter, _ in trial.charges):
+    if not waited and any(counter.waiting for counter, _ in trial.charges):
         return Tried(trial, None, Lack.OTHERS)
     found = _prove(request, proofs, wall_ms)
     if found is INVALID:

@@ -18,7 +18,6 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from sidecar.core.addresses import parse_cidr
-from sidecar.core.detection import compiled_ok
 from sidecar.core.model import Dimension
 from sidecar.document.yaml_text import Tree
 
@@ -349,6 +348,8 @@ def tls_version(value: Tree) -> str:
 def expression(value: Tree) -> str:
     """A regular expression as RE2 reads it: found in time that is linear in what is searched."""
     text = text_of(value, 'expected a regular expression such as "(?i)evilbot"')
+    from sidecar.core.detection import compiled_ok  # noqa: PLC0415 - it brings re2, which few documents need
+
     compiled_ok(text)
     return text
 

@@ -363,3 +363,9 @@ def test_it_demands_a_key_with_a_preflight_that_shows_one() -> None:
 )  # fmt: skip
 def test_it_knows_whom_a_rule_concerns(match: Match, who: Principal | None, concerned: bool) -> None:
     assert concerns(match, who) is concerned
+
+
+@pytest.mark.parametrize("announced", ["P" * 33, "PO ST", "PÖST", "POST, GET", ""])
+def test_it_takes_no_text_of_any_length_for_a_method(announced: str) -> None:
+    """It is remembered by what it announces."""
+    assert announced_by(preflight(announced)) is None

@@ -97,7 +97,7 @@ def test_it_believes_what_it_issued(key: SigningKey) -> None:
     verified = own(key).verify(issued(key), NOW_MS)
 
     scopes = ("orders.read", "orders.write")
-    assert verified == Verified("", "k_a", scopes, "", "", "t1", NOW_MS + 60_000 + 5_000)
+    assert verified == Verified("", "k_a", scopes, "", "", "t1", NOW_MS + 60_000 + 5_000, NOW_MS)
 
 
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # RFC 9864 calls it Ed25519; few know that yet

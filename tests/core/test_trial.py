@@ -46,7 +46,9 @@ def tried(
     trial = rules.bind(asker, UNPROVED)
     if hold is not None:
         holding(trial, hold)
-    return judge_trial(trial, asker, it, attack=attack, now_ms=NOW_MS, wall_ms=WALL_MS, source=Source.MEMORY)
+    return judge_trial(
+        trial, asker, it, attack=attack, waited=False, now_ms=NOW_MS, wall_ms=WALL_MS, source=Source.MEMORY
+    )
 
 
 def code(found: Tried) -> str:

@@ -96,12 +96,12 @@ def test_it_refuses_what_is_no_length(value: bytes) -> None:
         datum.length(value)
 
 
-@pytest.mark.parametrize("value", [b"GET", b"get", b"M-SEARCH", b"X" * 32])
+@pytest.mark.parametrize("value", [b"GET", b"m-search", b"M-SEARCH", b"X" * 32])
 def test_it_reads_methods(value: bytes) -> None:
     assert datum.method(value) == value.decode()
 
 
-@pytest.mark.parametrize("value", [None, b"", b"GET ", b"G(", b"\xff", b"X" * 33])
+@pytest.mark.parametrize("value", [None, b"", b"GET ", b"G(", b"\xff", b"X" * 33, b"get", b"Post", b"dELETE"])
 def test_it_refuses_what_is_no_method(value: bytes | None) -> None:
     with pytest.raises(Malformed):
         datum.method(value)
