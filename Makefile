@@ -29,9 +29,12 @@ run: $(VENV)/.run ## Start a gate with an embedded Valkey (CONFIG=portcullis.yam
 
 ##@ Develop
 
+# Much of the suite waits for servers: three at a time suit two cores. 0 runs in one process (with -s, or a debugger).
+PARTS ?= 3
+
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.kustomize test-servers test-programs ## Run the whole suite against real servers (ARGS='-k nginx -x' to choose)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(PARTS) --dist loadfile $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.dev ## Lint, format, types and house rules: what CI runs first
