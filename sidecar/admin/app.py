@@ -1,6 +1,6 @@
 """The admin plane's applications, and how they are served.
 
-    client ──> TLS ──> connection limit ──> problems ──> token (not for health) ──> frame ──> resource
+    client ──> connection limit ──> TLS ──> problems ──> token (not for health) ──> frame ──> resource
 
 A refused token costs the one who tries a tenth of a second. At most `MAX_PAUSES` requests wait at a
 time; beyond that a refusal is answered at once, so that guessing fills neither memory nor the
@@ -18,9 +18,10 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
-from aiohttp import web, web_protocol
+from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from sidecar.admin.door import Door
 from sidecar.admin.explain import ExplainRequest, explained
 from sidecar.admin.frame import HOLDER, add_operations
 from sidecar.admin.health import Readiness, add_health
@@ -29,14 +30,11 @@ from sidecar.admin.operations import AnyOperation
 from sidecar.admin.problems import Problem, problem, problem_of
 from sidecar.admin.tokens import Tokens
 from sidecar.document.notations import Endpoint, TcpEndpoint, UnixEndpoint
-from sidecar.listeners import open_check
+from sidecar.listeners import endpoint_of, open_check
 
 MAX_BODY: Final = 64 * 1024
-MAX_CONNECTIONS: Final = 128
 MAX_PAUSES: Final = 32
 PAUSE_S: Final = 0.1
-HANDSHAKE_S: Final = 5.0
-"""A connection counts once its handshake is done: so long, at most, one that never is takes room."""
 LOG_EVERY_S: Final = 1.0
 
 OPEN_PATHS: Final = frozenset({"/metrics", "/livez", "/readyz"})
@@ -163,14 +161,18 @@ def _is_loopback(host: str) -> bool:
 class Serving:
     """An application that is being served. `endpoint` has the port that was really taken."""
 
-    def __init__(self, runner: web.AppRunner, server: asyncio.Server, endpoint: Endpoint) -> None:
+    def __init__(self, runner: web.AppRunner, door: Door, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._runner = runner
-        self._server = server
+        self._door = door
+
+    def secure(self, tls: ssl.SSLContext) -> None:
+        """Let the next handshakes be made with this; connections keep what theirs was made with."""
+        self._door.tls = tls
 
     async def shutdown(self) -> None:
         """Take no more connections, let requests in flight end within the grace, close the rest."""
-        self._server.close()
+        await self._door.close()
         await self._runner.cleanup()
         if isinstance(self.endpoint, UnixEndpoint):
             self.endpoint.path.unlink(missing_ok=True)
@@ -181,10 +183,10 @@ async def start(
 ) -> Serving:
     """Serve `app`, over TLS if given. Raises OSError when the endpoint cannot be opened.
 
-    aiohttp bounds neither the number of connections nor the time that a request may take to arrive, so the
-    number is bounded here: one too many, and the oldest is closed. Probes and scrapes are short; what is
-    old is idle or stuck.
+    aiohttp bounds neither the number of connections nor the time that a request may take to arrive: the door
+    bounds the number.
     """
+    assert tls is None or isinstance(endpoint, TcpEndpoint), "refused with the configuration"
     listener = open_check(endpoint)
     runner = web.AppRunner(
         app,
@@ -195,27 +197,4 @@ async def start(
     )
     await runner.setup()
     assert runner.server is not None, "set up, and no server"
-    factory = _bounded(runner.server)
-    loop = asyncio.get_running_loop()
-    if isinstance(endpoint, TcpEndpoint):
-        server = await loop.create_server(
-            factory, sock=listener, ssl=tls, ssl_handshake_timeout=None if tls is None else HANDSHAKE_S
-        )
-        endpoint = TcpEndpoint(endpoint.host, listener.getsockname()[1])
-    else:
-        assert tls is None, "refused with the configuration"
-        server = await loop.create_unix_server(factory, sock=listener)
-    return Serving(runner, server, endpoint)
-
-
-def _bounded(server: web.Server) -> Callable[[], web_protocol.RequestHandler]:
-    """A protocol factory that makes room first. One burst of the backlog may exceed the bound, no more."""
-
-    def connect() -> web_protocol.RequestHandler:
-        connections = server.connections  # the oldest first
-        for connection in connections[: max(0, len(connections) - MAX_CONNECTIONS + 1)]:
-            if connection.transport is not None:
-                connection.transport.abort()  # closing would wait for a client that does not read
-        return server()
-
-    return connect
+    return Serving(runner, Door(listener, runner.server, tls), endpoint_of(endpoint, listener))

@@ -6,7 +6,8 @@ of DHE for 1.2, and the client's order of preference. The three are left out, as
 out: they need parameters of their own, and no client that speaks 1.2 needs them. Its curves cannot be set from
 here; OpenSSL's own choice begins with them.
 
-A certificate is renewed in place: connections keep theirs, and the next handshake shows the new one.
+A context that serves is never changed: who renews a certificate makes another context, whole, and serves with
+that. So no file that changes while it is read can leave a plane with half a pair.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class TlsUnusable(Exception):
 
 
 def tls_context(files: Files, key: str) -> ssl.SSLContext:
-    """What `start` serves with; `key` is the section that names the files. Raises TlsUnusable."""
+    """What a plane is served with; `key` is the section that names the files. Raises TlsUnusable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_3
@@ -54,17 +55,6 @@ def tls_context(files: Files, key: str) -> ssl.SSLContext:
             raise TlsUnusable(f"{key}.client_ca: {client_ca}: holds no certificate in PEM form") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def renew(context: ssl.SSLContext, files: Files, key: str) -> None:
-    """Let a context that serves take certificate and key from their files again.
-
-    Raises TlsUnusable, and then goes on with those of before. Who signs clients' certificates is not read again.
-    """
-    tls_context(
-        files, key
-    )  # where a file is wrong, the one that serves is not touched: it could lose its key
-    _load_pair(context, files, key)
 
 
 def _load_pair(context: ssl.SSLContext, files: Files, key: str) -> None:

@@ -9,7 +9,9 @@
                   |
                   └─ cannot be read --> judged all the same, as nobody's --> then told why
 
-So an address that is denied, and everybody in attack mode, hears nothing else than that.
+    anything else --> judged as nobody's, who need not be anybody --> published, or not there
+
+So an address that is denied, and everybody in attack mode, hears nothing else than that, wherever it asks.
 
 What a verdict is, is `judging`'s; what a token is, is `tokens`'s. How a plane is served is `admin.app`'s `start`.
 """
@@ -22,11 +24,11 @@ from typing import Final
 
 import orjson
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from sidecar.config import Config, Tokens
 from sidecar.core.addresses import AddressSet
-from sidecar.public.judging import Judge, Judging, admitted
+from sidecar.public.judging import Judge, Judging, admitted, let_by
 from sidecar.public.published import (
     CACHED_S,
     INTROSPECT_PATH,
@@ -41,6 +43,8 @@ from sidecar.public.refusals import NOT_STORED, NotAuthenticated, Refusal, unava
 from sidecar.public.tokens import IssuedTokens
 from sidecar.store import StoreUnavailable
 
+ENDPOINTS: Final = frozenset({TOKEN_PATH, INTROSPECT_PATH, REVOKE_PATH})
+"""Who is asked here is put to the gate with the credential."""
 TOLD: Final = web.RequestKey("told", Mapping[str, str])
 """What the gate wants the client to know, whatever is answered."""
 
@@ -50,10 +54,10 @@ Act = Callable[[str, Form], Awaitable[Mapping[str, object] | None]]
 
 def public_app(*, judge: Judge, tokens: IssuedTokens, config: Callable[[], Config]) -> web.Application:
     """The whole public plane. `config` is the one in force."""
-    app = web.Application(client_max_size=MOST_BODY, middlewares=[_worded])
-    app.on_response_prepare.append(_headed)
     judging = Judging(judge, lambda: config().credentials)
     trusted = _Trusted(config)
+    app = web.Application(client_max_size=MOST_BODY, middlewares=[_worded, _lets_by(judging, trusted)])
+    app.on_response_prepare.append(_headed)
     actions: dict[str, Act] = {
         TOKEN_PATH: tokens.issue,
         INTROSPECT_PATH: tokens.introspect,
@@ -78,6 +82,25 @@ class _Trusted:
         if cidrs != self._cidrs:
             self._cidrs, self._set = cidrs, AddressSet(cidrs)
         return self._set
+
+
+def _lets_by(judging: Judging, trusted: Callable[[], AddressSet]) -> Middleware:
+    """Put to the gate whatever no endpoint does itself: what is published, and what is not there."""
+
+    @web.middleware
+    async def let_by_(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        if resource is not None and resource.canonical in ENDPOINTS:
+            return await handler(request)
+        told = await judging.told(caller_of(request, trusted()), None)
+        try:
+            let_by(told)
+        except Refusal:
+            request[TOLD] = told.headers  # not with what caches keep: it is this client's alone
+            raise
+        return await handler(request)
+
+    return let_by_
 
 
 def _endpoint(act: Act, judging: Judging, trusted: Callable[[], AddressSet]) -> Handler:

@@ -136,7 +136,7 @@ def question_of(caller: Caller, credential: Credential | None, names: Credential
     return orjson.dumps(
         {
             "address": caller.address,
-            "method": "POST",
+            "method": caller.method,
             "host": caller.host.encode("utf-8", "replace").decode(),
             "path": caller.path,
             "headers": headers,
@@ -155,6 +155,16 @@ def admitted(told: Told, credential: Credential | None) -> str:
     if credential is None or not told.key_id or told.key_id != credential.id:
         raise NotAuthenticated
     return told.key_id
+
+
+def let_by(told: Told) -> None:
+    """Raises Refusal, but not for the credential that what everybody may know does not need.
+
+    So address lists, filters on the request and attack mode hold. Limits do not: the gate charges nobody who lacks
+    a credential, unless a filter opens the path to anonymous requests.
+    """
+    if not told.reason.allowed and told.reason is not Reason.CREDENTIAL_MISSING:
+        raise refusal_of(told)
 
 
 def refusal_of(told: Told) -> Refusal:

@@ -1,7 +1,7 @@
 """What everybody may know of the tokens issued here: the keys that verify them, and where the endpoints are.
 
-Both are documents in memory, the same for whoever asks, so that an answer costs less than the gate's verdict
-would. They are not put to the gate: who verifies tokens needs the keys all the more during an attack or an outage.
+Both are documents in memory, the same for whoever asks and whatever the credential: caches may keep them, so that
+who verifies tokens rarely asks.
 
 A new signing key should stand second in the configuration, published and not used yet, for as long as caches
 may keep the set; then it may sign.

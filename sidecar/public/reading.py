@@ -56,6 +56,7 @@ class Caller(NamedTuple):
     """Who asks, as the gate wants to know it. `headers` are the client's, each name once."""
 
     address: str
+    method: str
     host: str
     path: str
     headers: Mapping[str, str]
@@ -76,6 +77,7 @@ def caller_of(request: web.Request, trusted: AddressSet) -> Caller:
     request_id = request.headers.get("X-Request-Id", "")
     return Caller(
         address=address,
+        method=request.method,
         host=hosts[0] if hosts else "",
         path=request.path,
         headers=_joined(request.headers),

@@ -7,12 +7,15 @@ is worth at this moment; and that is what its key is worth:
     life     the token's, the key's if that ends before, and none while the key is disabled
     secret   of no concern: who rotates it takes no token away
 
-A token that is taken back is known by its id alone; neither the store nor the audit ever holds a token.
+A token that is taken back is known by its id alone; neither the store nor the audit ever holds a token. Every
+replica remembers those ids for as long as the tokens would have lived, so one key cannot have any number of them
+taken back.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
@@ -23,12 +26,16 @@ from sidecar.control.keys import KeyMissing
 from sidecar.core.compact import LONGEST_TOKEN, open_token
 from sidecar.core.keys import MOST_SCOPES, Key, KeyUnreadable, Kind
 from sidecar.core.principals import expanded
+from sidecar.core.recent import Recent
 from sidecar.core.tokens import TokenRefused, Trust, Verified, issue
-from sidecar.public.refusals import Error, NotAuthenticated, Refusal, unreadable
+from sidecar.public.refusals import Error, NotAuthenticated, Refusal, unavailable, unreadable
 
 TABLE: Final = "revoked"
 GRANT: Final = "client_credentials"
 TOKEN_ID_BYTES: Final = 16
+MOST_TAKEN_BACK: Final = 1_000
+"""Tokens of one key that are taken back here and have not ended yet. Whoever needs more disables the key."""
+MOST_KEYS_COUNTED: Final = 16_384
 
 MAY_INTROSPECT: Final = "token.introspect"
 """The scope of a key that may look into the tokens of others."""
@@ -71,6 +78,7 @@ class IssuedTokens:
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._believed: tuple[Tokens, Trust] | None = None
+        self._taken = _TakenBack()
 
     async def issue(self, key_id: str, form: Form) -> dict[str, object]:
         """A new token, and what RFC 6749 (5.1) says of it."""
@@ -113,7 +121,11 @@ class IssuedTokens:
         if self._now_ms() >= _ms(claims["exp"]):  # the gate's leeway is for its clocks, not a promise
             return INACTIVE
         key = asking if verified.subject == asking.id else await self._living(verified.subject)
-        if key is None or await self._changes.raw(TABLE, verified.token_id) is not None:
+        if (
+            key is None
+            or made_before(verified, key)
+            or await self._changes.raw(TABLE, verified.token_id) is not None
+        ):
             return INACTIVE
         scopes = self._scopes(key)
         told = {name: claims[name] for name in ("client_id", "sub", "iss", "aud", "exp", "iat", "jti")}
@@ -125,7 +137,10 @@ class IssuedTokens:
         }
 
     async def revoke(self, key_id: str, form: Form) -> None:
-        """Take a token back. Of what is no valid token of ours there is nothing to take (RFC 7009, 2.2)."""
+        """Take a token back. Of what is no valid token of ours there is nothing to take (RFC 7009, 2.2).
+
+        And of what was taken back before: the store is only read then, and the audit told nothing.
+        """
         token = _needed(form, "token")
         asking = await self._asking(key_id)
         verified = self._verified(token)
@@ -133,7 +148,17 @@ class IssuedTokens:
             return
         if verified.subject != asking.id and MAY_REVOKE not in self._scopes(asking):
             raise Refusal(Error.UNAUTHORIZED_CLIENT, "This token was issued to another key.")
-        with suppress(Conflict):  # it was taken back before
+        if await self._changes.raw(TABLE, verified.token_id) is not None:
+            return
+        if wait_ms := self._taken.wait_ms(verified.subject, self._now_ms()):
+            raise unavailable(
+                "Too many tokens of this key are taken back: disable the key, or wait until some have ended.",
+                status=429,
+                retry_after_s=-(-wait_ms // 1000),
+            )
+        # Before it is done: of two at a time both count, and so does one whose outcome nobody knows.
+        self._taken.add(verified.subject, verified.expires_ms)
+        with suppress(Conflict):  # it was taken back meanwhile
             await self._changes.change(
                 TABLE,
                 put=[verified.token_id],
@@ -184,6 +209,38 @@ class IssuedTokens:
         if self._believed is None or self._believed[0] is not tokens:
             self._believed = (tokens, Trust(tokens, (), {}))
         return self._believed[1]
+
+
+class _TakenBack:
+    """When those tokens end that this process took back, by the keys that they were issued to.
+
+    Other replicas count their own; of keys that nobody asked for in a long time it forgets.
+    """
+
+    def __init__(self) -> None:
+        self._ends_ms = Recent[str, list[int]](MOST_KEYS_COUNTED)
+
+    def wait_ms(self, key_id: str, now_ms: int) -> int:
+        """For how long no more may be taken back; 0 when one may."""
+        ends_ms = self._ends_ms.get(key_id)
+        if ends_ms is None:
+            return 0
+        del ends_ms[: bisect_right(ends_ms, now_ms)]
+        return ends_ms[0] - now_ms if len(ends_ms) >= MOST_TAKEN_BACK else 0
+
+    def add(self, key_id: str, end_ms: int) -> None:
+        ends_ms = self._ends_ms.get(key_id)
+        if ends_ms is None:
+            self._ends_ms.add(key_id, ends_ms := [])
+        insort(ends_ms, end_ms)
+
+
+def made_before(verified: Verified, key: Key) -> bool:
+    """Whether a token is older than the key under its id: that key was deleted and made anew, and is another one.
+
+    Tokens tell whole seconds. The gate's own rule, see `core.proofs`.
+    """
+    return verified.issued_ms + 999 < key.created_ms
 
 
 def granted(held: frozenset[str], asked: str | None) -> tuple[str, ...]:

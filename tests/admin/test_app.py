@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 import uvloop
 
 from sidecar.admin.app import (
-    MAX_CONNECTIONS,
     MAX_PAUSES,
     PAUSE_S,
     BindingRefused,
@@ -22,9 +23,13 @@ from sidecar.admin.app import (
     check_binding,
     start,
 )
+from sidecar.admin.door import MAX_CONNECTIONS
+from sidecar.admin.tls import tls_context
 from sidecar.admin.tokens import Tokens
+from sidecar.config import AdminTls
 from sidecar.document.notations import Endpoint, TcpEndpoint, UnixEndpoint
 from tests.admin.plane import LOOPBACK, SECRET, Gate, served
+from tests.certificates import Certificates
 
 Run = Callable[[Coroutine[None, None, None]], None]
 
@@ -129,7 +134,11 @@ def test_guessing_cannot_fill_the_waiting_room() -> None:
     asyncio.run(scenario())
 
 
-def test_one_connection_too_many_closes_the_oldest() -> None:
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+
+
+@LOOPS
+def test_one_connection_too_many_closes_the_oldest(run: Run) -> None:
     async def scenario() -> None:
         async with served(Gate().health()) as client, AsyncExitStack() as stack:
             host, port = client.base.removeprefix("http://").split(":")
@@ -145,7 +154,85 @@ def test_one_connection_too_many_closes_the_oldest() -> None:
                 assert await readers[0].read() == b""
             assert not readers[-1].at_eof()
 
-    asyncio.run(scenario())
+    run(scenario())
+
+
+@LOOPS
+def test_a_burst_waits_in_the_kernel(run: Run) -> None:
+    async def scenario() -> None:
+        async with served(Gate().health()) as client, Descriptors() as descriptors:
+            with ExitStack() as stack:
+                burst(stack, client.base)
+                before = descriptors.count()
+
+                assert (await client.ask("GET", "/livez")).status == 200
+                # Those of who asks are its own two sides.
+                assert descriptors.most <= before + MAX_CONNECTIONS + 2
+
+    run(scenario())
+
+
+@LOOPS
+def test_who_never_shakes_hands_takes_room_like_any_other(certificates: Certificates, run: Run) -> None:
+    tls = tls_context(AdminTls(certificates.server_cert, certificates.server_key, None), "listen.admin_tls")
+
+    async def scenario() -> None:
+        serving = await start(Gate().health(), LOOPBACK, grace_s=1.0, tls=tls)
+        base = f"https://{serving.endpoint}"
+        trusted = ssl.create_default_context(cafile=certificates.ca)
+        async with aiohttp.ClientSession() as session, Descriptors() as descriptors:
+            with ExitStack() as stack:
+                silent = burst(stack, base)
+                before = descriptors.count()
+                async with session.get(f"{base}/livez", ssl=trusted) as response:
+                    assert response.status == 200
+
+                assert descriptors.most <= before + MAX_CONNECTIONS + 2
+                # Whoever came after them found them all accepted, and took one place.
+                assert [is_open(each) for each in silent].count(True) == MAX_CONNECTIONS - 1
+        await serving.shutdown()
+        assert all(task is asyncio.current_task() for task in asyncio.all_tasks())
+
+    run(scenario())
+
+
+def burst(stack: ExitStack, base: str) -> list[socket.socket]:
+    """Twice as many silent connections as there is room for, before the plane can accept one."""
+    host, port = base.partition("://")[2].split(":")
+    return [
+        stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(2 * MAX_CONNECTIONS)
+    ]
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Whether the other side has not ended it."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+class Descriptors:
+    """The most descriptors that this process had at any turn of the loop."""
+
+    most = 0
+
+    def count(self) -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async def __aenter__(self) -> Descriptors:
+        self._look()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._next.cancel()
+
+    def _look(self) -> None:
+        self.most = max(self.most, self.count())
+        self._next = asyncio.get_running_loop().call_soon(self._look)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +255,6 @@ def test_it_leaves_this_host_only_with_a_token_that_was_chosen(host: str) -> Non
 
     with pytest.raises(BindingRefused, match="PORTCULLIS_ADMIN_TOKEN"):
         check_binding(TcpEndpoint(host, 8081), has_token=False)
-
-
-LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 
 
 @LOOPS

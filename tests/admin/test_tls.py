@@ -7,6 +7,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -14,8 +15,10 @@ import pytest
 import uvloop
 
 from sidecar.admin.app import start
-from sidecar.admin.tls import CIPHERS, TlsUnusable, renew, tls_context
+from sidecar.admin.tls import CIPHERS, TlsUnusable, tls_context
 from sidecar.config import AdminTls, PublicTls
+from sidecar.document.notations import Endpoint, TcpEndpoint
+from sidecar.planes import Planes, PlaneUnusable
 from tests.admin.plane import AUTHORIZED, LOOPBACK, Gate
 from tests.certificates import Certificates
 from tests.servers import executable
@@ -180,29 +183,93 @@ def test_it_is_the_same_profile_on_the_admin_plane(certificates: Certificates) -
 # --- renewal ------------------------------------------------------------------
 
 
-def shown(context: ssl.SSLContext) -> bytes | None:
+async def shown(endpoint: Endpoint) -> bytes:
     """The certificate that the next client sees."""
-    return shaken(context, speaking(ssl.TLSVersion.TLSv1_2)).getpeercert(binary_form=True)
+    assert isinstance(endpoint, TcpEndpoint)
+    _, writer = await asyncio.open_connection(
+        endpoint.host, endpoint.port, ssl=speaking(ssl.TLSVersion.TLSv1_3)
+    )
+    certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return certificate
 
 
-def test_it_shows_the_certificate_that_lies_there_now(certificates: Certificates, tmp_path: Path) -> None:
+def der(certificate: Path) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(certificate.read_text())
+
+
+@pytest.fixture
+def files(certificates: Certificates, tmp_path: Path) -> PublicTls:
+    """The server's pair, where it can be replaced."""
     files = PublicTls(tmp_path / "tls.crt", tmp_path / "tls.key")
     shutil.copy(certificates.server_cert, files.cert)
     shutil.copy(certificates.server_key, files.key)
-    context = tls_context(files, PUBLIC)
-    before = shown(context)
+    return files
 
-    shutil.copy(certificates.client_cert, files.cert)
-    with pytest.raises(TlsUnusable, match="is not the private key"):
-        renew(context, files, PUBLIC)
-    assert shown(context) == before
-    shutil.copy(certificates.client_key, files.key)
-    renew(context, files, PUBLIC)
 
-    after = shown(context)
-    assert after is not None
-    assert after != before
-    assert after == ssl.PEM_cert_to_DER_cert(certificates.client_cert.read_text())
+@LOOPS
+def test_it_shows_the_certificate_that_lies_there_now(
+    certificates: Certificates, files: PublicTls, run: Run
+) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            planes = Planes(stack)
+            public = await planes.open("listen.public", Gate().health(), LOOPBACK, files)
+            await planes.open("listen.health", Gate().health(), LOOPBACK)
+
+            shutil.copy(certificates.client_cert, files.cert)
+            with pytest.raises(PlaneUnusable, match=r"listen\.public_tls\.key: .* is not the private key"):
+                planes.renew()
+            assert await shown(public) == der(certificates.server_cert)
+            shutil.copy(certificates.client_key, files.key)
+            planes.renew()
+            assert await shown(public) == der(certificates.client_cert)
+
+    run(scenario())
+
+
+def test_it_renews_every_certificate_or_none(certificates: Certificates, files: PublicTls) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            planes = Planes(stack)
+            broken = PublicTls(files.cert.with_name("other.crt"), certificates.server_key)
+            shutil.copy(certificates.server_cert, broken.cert)
+            admin = await planes.open("listen.admin", Gate().admin(), LOOPBACK, files)
+            public = await planes.open("listen.public", Gate().health(), LOOPBACK, broken)
+            shutil.copy(certificates.client_cert, files.cert)
+            shutil.copy(certificates.client_key, files.key)
+            broken.cert.write_text("nonsense\n")
+
+            with pytest.raises(PlaneUnusable, match=r"listen\.public_tls\.cert"):
+                planes.renew()
+
+            # No context that serves was touched: one that took half a pair could not serve any more.
+            assert await shown(admin) == await shown(public) == der(certificates.server_cert)
+
+    asyncio.run(scenario())
+
+
+def test_it_renews_the_authorities_of_clients(
+    certificates: Certificates, files: PublicTls, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack, aiohttp.ClientSession() as session:
+            planes = Planes(stack)
+            authorities = tmp_path / "ca.pem"
+            shutil.copy(certificates.stranger_ca, authorities)
+            admin_files = AdminTls(files.cert, files.key, authorities)
+            admin = await planes.open("listen.admin", Gate().admin(), LOOPBACK, admin_files)
+            known = trusting(certificates.ca, certificates)
+            with pytest.raises((aiohttp.ClientError, OSError)):
+                await session.get(f"https://{admin}/livez", ssl=known)
+
+            shutil.copy(certificates.ca, authorities)
+            planes.renew()
+
+            async with session.get(f"https://{admin}/livez", ssl=known) as response:
+                assert response.status == 200
+
+    asyncio.run(scenario())
 
 
 # --- clients' certificates ----------------------------------------------------

@@ -263,7 +263,7 @@ def test_it_has_nothing_else(
 
         assert (answer.status, answer.json["error"]) == (status, "invalid_request")
         assert answer.headers.get("Allow") == allow
-        assert plane.judge.asked == []
+        assert [(asked["method"], asked["path"]) for asked in plane.judge.asked] == [(method, path)]
 
     run(valkey, scenario)
 
@@ -277,7 +277,41 @@ def test_it_publishes_the_halves_that_verify(valkey: StoreServer) -> None:
 
         assert answer.json == {"keys": [ED.public_jwk]}
         assert answer.headers["Cache-Control"] == "public, max-age=300"
-        assert plane.judge.asked == []
+        # What caches keep says nothing of one client.
+        assert not {"RateLimit", "X-Request-Id"} & set(answer.headers)
+
+    run(valkey, scenario)
+
+
+@pytest.mark.parametrize("reason", [Reason.ADDRESS_DENIED, Reason.ATTACK_MODE, Reason.RATE_LIMITED])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", KEYS), ("HEAD", KEYS), ("GET", METADATA), ("POST", KEYS), ("GET", TOKEN), ("GET", "/nothing")],
+)
+def test_it_publishes_nothing_to_whom_the_gate_refuses(
+    valkey: StoreServer, reason: Reason, method: str, path: str
+) -> None:
+    async def scenario(plane: PublicPlane) -> None:
+        plane.judge.refuses[CALLER] = reason
+        answer = await plane.client.ask(method, path, headers={"X-Api-Key": "k_a.s", "X-Request-Id": "mine"})
+
+        assert (answer.status, answer.headers["X-Request-Id"]) == (reason.status, "mine")
+        assert "keys" not in answer.json
+        (asked,) = plane.judge.asked
+        assert (asked["method"], asked["path"]) == (method, path)
+        assert "k_a.s" not in str(asked)
+
+    run(valkey, scenario)
+
+
+def test_it_judges_paths_that_are_no_text(valkey: StoreServer) -> None:
+    async def scenario(plane: PublicPlane) -> None:
+        host, _, port = plane.client.base.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /%ff%ed%a0%80 HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n")
+
+        assert b" 404 " in await reader.readline()
+        writer.close()
 
     run(valkey, scenario)
 

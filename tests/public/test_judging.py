@@ -12,7 +12,7 @@ from sidecar.config import Credentials, UnixEndpoint
 from sidecar.core.credentials import HeaderPair
 from sidecar.core.model import Reason
 from sidecar.document.notations import TcpEndpoint
-from sidecar.public.judging import CheckPlane, Judging, Told, admitted, question_of, refusal_of
+from sidecar.public.judging import CheckPlane, Judging, Told, admitted, let_by, question_of, refusal_of
 from sidecar.public.reading import Caller, Credential
 from sidecar.public.refusals import Error, NotAuthenticated, Refusal
 from tests.public.plane import Judge, credentials
@@ -23,7 +23,7 @@ MINE = Credential("k_a", "s")
 
 def caller(**headers: str) -> Caller:
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Caller("203.0.113.9", "gate.example", "/oauth/token", given, "r-1")
+    return Caller("203.0.113.9", "POST", "gate.example", "/oauth/token", given, "r-1")
 
 
 def told(reason: Reason, key_id: str = "") -> Told:
@@ -88,6 +88,17 @@ def test_it_admits_whom_the_gate_has_proved(reason: Reason) -> None:
 def test_it_admits_nobody_whom_the_gate_only_lets_in(key_id: str, credential: Credential | None) -> None:
     with pytest.raises(NotAuthenticated):
         admitted(told(Reason.OK, key_id), credential)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_it_needs_no_credential_for_what_everybody_may_know_and_nothing_else_is_forgiven(
+    reason: Reason,
+) -> None:
+    if reason.allowed or reason is Reason.CREDENTIAL_MISSING:
+        let_by(told(reason))
+    else:
+        with pytest.raises(Refusal):
+            let_by(told(reason))
 
 
 UNAVAILABLE = Error.TEMPORARILY_UNAVAILABLE

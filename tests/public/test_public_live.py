@@ -155,11 +155,26 @@ def test_it_heeds_attack_mode_and_lists(start: Start) -> None:
         lambda: public.post("/oauth/token", key, grant_type="client_credentials").status_code == 403, "denied"
     )
     assert public.post("/oauth/token", None, x="y").json()["error"] == "access_denied"
+    denied = [public.get(path) for path in ("/.well-known/jwks.json", "/nothing")]
+    assert [(answer.status_code, answer.json()["error"]) for answer in denied] == [(403, "access_denied")] * 2
     public.admin("PUT", "/v1/attack", {"on": True})
     eventually(
         lambda: public.post("/oauth/token", key, grant_type="client_credentials").status_code == 503, "on"
     )
-    assert public.get("/.well-known/jwks.json").status_code == 200
+    assert public.get("/.well-known/jwks.json").status_code == 503
+
+
+def test_it_heeds_filters_and_limits_where_no_key_is_needed(start: Start) -> None:
+    public = start(
+        '  - {name: no-metadata, match: {paths: ["/.well-known/oauth-authorization-server"]}, methods: [POST]}\n'
+        '  - {name: nothing, match: {paths: ["/nothing"]}, kinds: [anonymous]}\n'
+        "limits: [{name: per-ip, per: [ip], permits: 1, window: 1h}]\n"
+    )
+
+    assert public.get("/.well-known/oauth-authorization-server").status_code == 403
+    # Limits count who needs no key where a filter says so, and nowhere else.
+    assert [public.get("/.well-known/jwks.json").status_code for _ in range(3)] == [200, 200, 200]
+    assert [public.get("/nothing").status_code for _ in range(2)] == [404, 429]
 
 
 # --- what ends a token, and what does not -------------------------------------

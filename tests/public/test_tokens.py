@@ -262,6 +262,22 @@ def test_it_tells_nothing_of_an_expired_token(valkey: StoreServer) -> None:
     run(valkey, scenario)
 
 
+def test_it_tells_nothing_of_a_token_that_is_older_than_its_key(valkey: StoreServer) -> None:
+    async def scenario(plane: PublicPlane) -> None:
+        await plane.key("k_eye", "token.introspect")
+        await plane.key("k_again", "orders.read")
+        token = await plane.token("k_again")
+        await plane.registry.delete("k_again", actor="test")
+        plane.ahead_ms = 2_000
+        await plane.key("k_again", "orders.read")
+
+        for key_id in ("k_again", "k_eye"):
+            assert await plane.introspected(key_id, token) == {"active": False}
+            assert (await plane.introspected(key_id, await plane.token("k_again")))["active"] is True
+
+    run(valkey, scenario)
+
+
 def test_it_tells_of_a_token_after_its_keys_secret_was_rotated(valkey: StoreServer) -> None:
     async def scenario(plane: PublicPlane) -> None:
         token = await plane.token("k_a")
@@ -288,9 +304,12 @@ def test_it_takes_a_token_back_once_and_for_all(valkey: StoreServer) -> None:
 
         assert await revoked(plane, "k_a", token) == (200, "")
         epoch = await plane.changes.epoch()
+        told = await plane.audit.read(None, 100)
         assert await revoked(plane, "k_a", token) == (200, "")
 
         assert await plane.changes.epoch() == epoch
+        # A change that was refused would be told there, too.
+        assert await plane.audit.read(None, 100) == told
         assert await plane.introspected("k_a", token) == {"active": False}
         assert (await plane.introspected("k_a", other))["active"] is True
         entry = await plane.changes.entry(TABLE, jti)
@@ -316,6 +335,31 @@ def test_it_takes_back_the_tokens_of_others_for_whom_may(valkey: StoreServer) ->
         assert await plane.introspected("k_a", token) == {"active": False}
         (entry,) = await plane.audit.read(None, 1)
         assert (entry.actor, entry.action, entry.detail["key"]) == ("key k_hand", "token.revoke", "k_a")
+
+    run(valkey, scenario)
+
+
+def test_it_takes_back_no_more_tokens_of_a_key_than_replicas_should_remember(
+    valkey: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.public.tokens.MOST_TAKEN_BACK", 2)
+
+    async def scenario(plane: PublicPlane) -> None:
+        first = await plane.token("k_a")
+        plane.ahead_ms = 60_000
+        second, third, others = [await plane.token(key_id) for key_id in ("k_a", "k_a", "k_b")]
+        for key_id, token in (("k_a", second), ("k_a", first), ("k_a", first), ("k_b", others)):
+            assert await revoked(plane, key_id, token) == (200, "")
+
+        answer = await plane.post(REVOKE, {"token": third}, as_="k_a")
+
+        assert (answer.status, answer.json["error"]) == (429, "temporarily_unavailable")
+        until_first_ends_s = (TTL_MS - plane.ahead_ms) // 1000
+        assert until_first_ends_s - 30 < int(answer.headers["Retry-After"]) <= until_first_ends_s + 5
+        assert (await plane.introspected("k_a", third))["active"] is True
+        plane.ahead_ms = 60_000 + 1000 * int(answer.headers["Retry-After"])
+        assert await revoked(plane, "k_a", third) == (200, "")
+        assert await plane.introspected("k_a", third) == {"active": False}
 
     run(valkey, scenario)
 
