@@ -16,6 +16,7 @@ from sidecar.core.model import Mode
 from sidecar.core.objections import IN_QUERY
 from sidecar.core.policy import Policy
 from sidecar.core.query_names import CredentialNames
+from sidecar.decision_log import DecisionLog
 from sidecar.fronts import Front, credentials
 from sidecar.fronts.api import ApiFront
 from sidecar.fronts.credentials import CredentialReader
@@ -75,6 +76,13 @@ def layout_of(config: Config, before: Layout | None = None) -> Layout:
 def refusals_per_s_of(config: Config) -> float:
     """Lines for refusals that one replica of this gate may write a second: its share."""
     return config.refusals_per_s / config.workers
+
+
+def tell(log: DecisionLog, config: Config) -> None:
+    """Let one replica's log tell what this configuration wants told: its share."""
+    log.set_rate(refusals_per_s_of(config))
+    log.set_sample(config.log.sample, config.log.allows_per_s / config.workers)
+    log.hide(config.log.hide)
 
 
 def lists_of(config: Config) -> Lists:

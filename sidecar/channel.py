@@ -2,6 +2,7 @@
 
     parent ── Begin ──────────────────────────> worker ── READY
     parent ── Prepare, then COMMIT or ABORT ──> worker ── PREPARED or Refused, then COMMITTED
+    parent ── Find ───────────────────────────> worker ── Found
     parent ── Stop ───────────────────────────> worker ends
 
 A frame is the length of its body (8 bytes, network order) and the body, a pickle: both ends are
@@ -50,6 +51,20 @@ class Prepare:
 
 
 @dataclass(frozen=True, slots=True)
+class Find:
+    """Look for what was decided about a request."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The log's lines of these decisions, perhaps none."""
+
+    lines: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Answer what is under way, for at most so long, and end."""
 
@@ -73,7 +88,7 @@ class Word(Enum):
     ABORT = "abort"
 
 
-Message = Begin | Prepare | Stop | Refused | Word
+Message = Begin | Prepare | Find | Found | Stop | Refused | Word
 
 
 def framed(message: Message) -> bytes:

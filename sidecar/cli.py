@@ -30,6 +30,7 @@ LATER: Final = (
     "fleet",
     "top",
     "audit",
+    "decision",
     "explain",
 )
 """Commands that are modules of `sidecar.commands`, in the order of --help."""

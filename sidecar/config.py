@@ -67,12 +67,14 @@ __all__ = [
     "Issuer",
     "JwksUrl",
     "Listen",
+    "Logging",
     "Problem",
     "PublicTls",
     "QueryNames",
     "StoreConfig",
     "TcpEndpoint",
     "Tokens",
+    "Tracing",
     "UnixEndpoint",
     "changes_needing_restart",
     "find",
@@ -136,6 +138,23 @@ class Fronts:
 
 
 @dataclass(frozen=True, slots=True)
+class Logging:
+    """What the log tells besides refusals: a share of the allowed requests; `hide` are patterns of paths."""
+
+    sample: float = 0.0
+    allows_per_s: int = 100
+    hide: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Where spans go, "" for nowhere, and the share of the requests without a trace that begin one."""
+
+    otlp: str = ""
+    sample: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that an operator decided, in the gate's units; nothing here is left to check.
 
@@ -159,6 +178,8 @@ class Config:
     legacy_headers: bool
     refusals_per_s: int
     files: tuple[Path, ...]
+    log: Logging = Logging()
+    tracing: Tracing = Tracing()
     digest: str = ""
 
 
@@ -243,6 +264,7 @@ def changes_needing_restart(old: Config, new: Config) -> list[str]:
         *(["workers"] if old.workers != new.workers else []),
         *(f"store.{key}" for key in _differing(old.store, new.store)),
         *(["state_dir"] if old.state_dir != new.state_dir else []),
+        *(["tracing.otlp"] if old.tracing.otlp != new.tracing.otlp else []),
     ]
 
 
@@ -299,6 +321,8 @@ def _meaning(document: Document, url: str, folder: Folder, problems: list[Proble
         legacy_headers=document.headers.legacy,
         refusals_per_s=document.log.refusals_per_s,
         files=tuple(dict.fromkeys(folder.watched)),
+        log=Logging(document.log.sample, document.log.allows_per_s, document.log.hide),
+        tracing=Tracing(document.tracing.otlp or "", document.tracing.sample),
     )
 
 

@@ -48,7 +48,7 @@ if it is there. `PORTCULLIS_STORE_URL` wins over `store.url`, so that a password
 document."""
 
 _RELOAD: Final = """\
-A reload takes every change but those of `listen`, `workers`, `state_dir` and `store` (all but
+A reload takes every change but those of `listen`, `workers`, `state_dir`, `tracing.otlp` and `store` (all but
 `store.outage`): these need a restart, and a document that changes them is refused by name while the old one
 goes on serving."""
 
@@ -169,6 +169,20 @@ _SENTENCES: Final = {
     "default": "`deny` refuses a request that no filter matches.",
     "headers.legacy": "Whether answers also carry `X-RateLimit-Limit`, `-Remaining` and `-Reset`.",
     "log.refusals_per_s": "The most refusals that are logged in a second; 0 logs none.",
+    "log.sample": "The share of the allowed requests that is logged too, 0 to 1.",
+    "log.allows_per_s": "The most of these in a second.",
+    "log.hide": (
+        "Paths with something in them that no log should keep, such as `/reset/*`: lines and spans show the pattern. "
+        "Keys' secrets and JWTs are hidden anyway."
+    ),
+    "tracing.otlp": (
+        "Where spans go, as OTLP over HTTP. It needs the extra `tracing`; headers and certificates come from "
+        "OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_HEADERS`, …)."
+    ),
+    "tracing.sample": (
+        "The share of the requests without a `traceparent` that get a span, 0 to 1; one with it gets a span if it "
+        "says `sampled`."
+    ),
     "limits[].name": "Its name in headers, metrics and logs.",
     "limits[].per": (
         "What is counted apart, all of the list together. A limit whose `key`, `tenant` or `header:` is absent "

@@ -1,27 +1,18 @@
-"""What the gate says on stderr: one JSON object a line, for refusals and for changes of state.
+"""What the gate says on stderr: one JSON object a line, for decisions and for changes of state.
 
-Every line has
-    ts           RFC 3339, UTC, milliseconds: `2026-03-01T12:00:00.123Z`
-    event        `refused`, `suppressed`, `log`, `log_dropped`, or one of `Event`
+What a line holds is `log_lines`'s: `refused` and `allowed` tell one decision, `suppressed` and `log_dropped` what has
+no line, `log` a record of the standard library's `logging`, the rest is one `Event` each.
 
-A refusal (`refused`) is sampled: at most so many lines a second, the rest is counted. Fields:
-    front        `nginx`, `envoy`, `forward`, `api`
-    reason       code of the Reason
-    status       meant for the client (a front may have to disguise it)
-    source       what decided: `memory`, `store`, `outage`
-    rule         name of the rule that refused, or null
-    limits       names of the limits that refused
-    shadow       names of shadow rules that would have refused as well
-    retry_after_s  or null
-    address, method, host, path, request_id   of the request; cut to a bounded length
-    malformed    why the request could not be judged; only then
-    suppressed   refusals before this one that got no line of their own; only if there were any
-When a flood ends, the rest is told by a line of its own (`suppressed`, field `refusals`).
+Of the refusals at most so many a second have a line; of the allowed requests those that a sample chooses, bounded in
+the same way. What has none is counted, and the next line of its event, or `suppressed`, tells how many.
 
-No line carries a query string, a header, a cookie or a credential. What a client sent cannot break
-a line (JSON), nor play with the terminal of who reads it: control characters are escaped or
-replaced. Records of the standard library's `logging` become lines too (`log`: level, logger,
-message, traceback), bounded in rate by the same means.
+The last MOST_KEPT decisions that had a line, or would have had with a higher bound, are kept for who asks about one by
+its request id: refusals up to KEPT_PER_S, so that a flood neither costs more nor pushes everything else out at once.
+During one, therefore, not every refusal is found.
+
+No line carries a query string, a header, a cookie or a credential, and none that is recognized in a path. What a client
+sent cannot break a line (JSON), nor play with the terminal of who reads it: control characters are escaped or
+replaced.
 
 Nothing here blocks the event loop. A suppressed refusal costs one comparison and one addition,
 before anything is formatted. Lines go into a bounded queue that a daemon thread writes out; when
@@ -35,29 +26,31 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import random
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
+import msgspec
 import orjson
+from msgspec import UNSET, UnsetType
 
 from sidecar.core.model import Request, Verdict
-from sidecar.metrics import FRONTS
-
-MAX_PATH: Final = 256
-MAX_TEXT: Final = 128
-"""Characters of any other field that a client fills. Lines this short are one atomic write to a pipe,
-so that those of several workers do not mix."""
+from sidecar.log_lines import NOTHING_HIDDEN, Decision, Hidden, Seen, decision_of, moment
+from sidecar.plain_text import cut, without_passwords
+from sidecar.rates import Bucket, Sample
 
 MAX_MESSAGE: Final = 1_000
 MAX_TRACEBACK: Final = 2_500
 RECORDS_PER_S: Final = 20
 """Lines a second for the records of `logging`."""
+MOST_KEPT: Final = 4_096
+"""Decisions, for who asks about one: some 3 MB."""
+KEPT_PER_S: Final = 200
+"""Refusals that are kept a second, or more if more have a line: each takes about 10 us."""
 
 Field = str | int | float | bool | list[str] | None
 
@@ -82,58 +75,108 @@ class Event(Enum):
 class DecisionLog:
     """Formats lines and hands them to `write`, which must not block (see `LineWriter.put`).
 
-    `wall_s` is the time since 1970 in seconds; refusals bring their own monotonic time along.
-    One thread calls `refusal`; `event` and `record` may come from any.
+    `wall_s` is the time since 1970 in seconds; decisions bring their own monotonic time along. `chance` gives
+    numbers from 0 to below 1. Nothing of what is allowed is told before `set_sample`.
+
+    One thread calls `refusal`, `allowed` and `kept`; `event` and `record` may come from any.
     """
 
-    __slots__ = ("_records", "_refusals", "_suppressed", "_wall_s", "_write")
+    __slots__ = (
+        "_allows",
+        "_chance",
+        "_hidden",
+        "_keeping",
+        "_kept",
+        "_records",
+        "_refusals",
+        "_sample",
+        "_suppressed",
+        "_suppressed_allows",
+        "_wall_s",
+        "_write",
+    )
 
     def __init__(
-        self, write: Callable[[bytes], None], *, refusals_per_s: float, wall_s: Callable[[], float]
+        self,
+        write: Callable[[bytes], None],
+        *,
+        refusals_per_s: float,
+        wall_s: Callable[[], float],
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._write = write
         self._wall_s = wall_s
-        self._refusals = _Bucket(refusals_per_s)
-        self._records = _Bucket(RECORDS_PER_S)
+        self._chance = chance
+        self._records = Bucket(RECORDS_PER_S)
+        self._hidden = NOTHING_HIDDEN
+        self._kept: deque[tuple[str, bytes]] = deque(maxlen=MOST_KEPT)
         self._suppressed = 0
+        self._suppressed_allows = 0
+        self.set_rate(refusals_per_s)
+        self.set_sample(0.0, 0.0)
+
+    @property
+    def samples(self) -> bool:
+        """Whether `allowed` would ever tell anything."""
+        return self._sample.share > 0
 
     def refusal(
-        self, front_index: int, request: Request, verdict: Verdict, request_id: bytes, mono_s: float
+        self,
+        front_index: int,
+        request: Request,
+        verdict: Verdict,
+        request_id: bytes,
+        elapsed_s: float,
+        mono_s: float,
     ) -> None:
-        """Write the line of a refusal, or count it as suppressed (which takes about 0.15 us)."""
-        bucket = self._refusals
-        if bucket.full_at_s - mono_s > bucket.tolerance_s:  # `take`, without a call for what a flood repeats
+        """Keep a refusal and write its line, or count it as suppressed (which takes about 0.15 us)."""
+        keeping = self._keeping
+        if (
+            keeping.full_at_s - mono_s > keeping.tolerance_s
+        ):  # `take`, without a call for what a flood repeats
             self._suppressed += 1
             return
-        bucket.take(mono_s)
-        fields: dict[str, Field] = {
-            "front": FRONTS[front_index],
-            "reason": verdict.reason.code,
-            "status": verdict.status,
-            "source": verdict.source.label,
-            "rule": verdict.rule,
-            "limits": list(verdict.violated),
-            "shadow": list(verdict.shadow),
-            "retry_after_s": verdict.retry_after_s,
-            "address": _cut(request.address, MAX_TEXT),
-            "method": _cut(request.method, MAX_TEXT),
-            "host": _cut(request.host, MAX_TEXT),
-            # A canonical path has no query; a "?" could only come from an escape, or from a path
-            # that was not fit to be made canonical.
-            "path": _cut(request.path.partition("?")[0], MAX_PATH),
-            "request_id": _cut(request_id.decode("ascii", "replace"), MAX_TEXT),
-        }
-        if request.malformed is not None:
-            fields["malformed"] = _cut(request.malformed, MAX_TEXT)
-        if self._suppressed:
-            fields["suppressed"], self._suppressed = self._suppressed, 0
-        self._line("refused", fields)
+        keeping.take(mono_s)
+        decision = self._keep(Seen(front_index, request, verdict, request_id, elapsed_s), UNSET)
+        if not self._refusals.take(mono_s):
+            self._suppressed += 1
+            return
+        self._tell(decision, self._suppressed)
+        self._suppressed = 0
+
+    def allowed(
+        self,
+        front_index: int,
+        request: Request,
+        verdict: Verdict,
+        request_id: bytes,
+        elapsed_s: float,
+        mono_s: float,
+    ) -> None:
+        """Keep an allowed request and write its line, if the sample chooses it."""
+        if not self._sample.take():
+            return
+        if not self._allows.take(mono_s):
+            self._suppressed_allows += 1
+            return
+        decision = self._keep(Seen(front_index, request, verdict, request_id, elapsed_s), self._sample.share)
+        self._tell(decision, self._suppressed_allows)
+        self._suppressed_allows = 0
+
+    def kept(self, request_id: str) -> list[bytes]:
+        """The lines of the decisions with this id that are still known, the oldest first.
+
+        Clients may send ids of their own: one may stand for several decisions.
+        """
+        return [line for known, line in self._kept if known == request_id]
 
     def sweep(self) -> None:
-        """Tell of suppressed refusals that no further one told of: for once a second, and for the end."""
-        if self._suppressed and self._refusals.rate:
-            refusals, self._suppressed = self._suppressed, 0
-            self._line("suppressed", {"refusals": refusals})
+        """Tell of suppressed decisions that no further one told of: for once a second, and for the end."""
+        refusals = self._suppressed if self._refusals.rate else 0
+        if refusals or self._suppressed_allows:
+            allows: dict[str, Field] = {"allows": self._suppressed_allows} if self._suppressed_allows else {}
+            self._suppressed = self._suppressed_allows = 0
+            self._line("suppressed", {"refusals": refusals, **allows})
 
     def event(self, event: Event, **fields: Field) -> None:
         """Write the line of a change of state. Texts are cleaned and cut: an error's own text is welcome."""
@@ -149,35 +192,35 @@ class DecisionLog:
             }
             if traceback is not None:
                 # The end names the error.
-                fields["traceback"] = _cut(_without_passwords(traceback)[-MAX_TRACEBACK:], MAX_TRACEBACK)
+                fields["traceback"] = cut(without_passwords(traceback)[-MAX_TRACEBACK:], MAX_TRACEBACK)
             self._line("log", fields)
 
     def set_rate(self, refusals_per_s: float) -> None:
         """Follow a reload of the configuration."""
-        self._refusals = _Bucket(refusals_per_s)
+        self._refusals = Bucket(refusals_per_s)
+        self._keeping = Bucket(max(KEPT_PER_S, refusals_per_s))
+
+    def set_sample(self, share: float, allows_per_s: float) -> None:
+        """Tell of this share of what is allowed, at most so many a second; 0 tells of none."""
+        self._sample = Sample(share, chance=self._chance)
+        self._allows = Bucket(allows_per_s)
+
+    def hide(self, paths: Sequence[str]) -> None:
+        """Show of the paths that one of these patterns matches only the pattern."""
+        self._hidden = Hidden(paths)
+
+    def _keep(self, seen: Seen, share: float | UnsetType) -> Decision:
+        decision = decision_of(seen, self._wall_s(), hidden=self._hidden, sample=share)
+        self._kept.append((decision.request_id, msgspec.json.encode(decision)))
+        return decision
+
+    def _tell(self, decision: Decision, suppressed: int) -> None:
+        if suppressed:
+            decision = msgspec.structs.replace(decision, suppressed=suppressed)
+        self._write(msgspec.json.encode(decision) + b"\n")
 
     def _line(self, event: str, fields: dict[str, Field]) -> None:
         self._write(_formatted(self._wall_s(), event, fields))
-
-
-class _Bucket:
-    """A token bucket of one second's worth, as one number: the time at which it is full again."""
-
-    __slots__ = ("_token_s", "full_at_s", "rate", "tolerance_s")
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self._token_s = 1 / rate if rate > 0 else 0.0
-        # The nanosecond is for the rounding of sums.
-        self.tolerance_s = max(1.0, self._token_s) - self._token_s + 1e-9 if rate > 0 else 0.0
-        self.full_at_s = float("-inf") if rate > 0 else float("inf")
-
-    def take(self, mono_s: float) -> bool:
-        full_at_s = self.full_at_s
-        if full_at_s - mono_s > self.tolerance_s:
-            return False
-        self.full_at_s = max(full_at_s, mono_s) + self._token_s
-        return True
 
 
 class LineWriter:
@@ -272,41 +315,15 @@ def capture_logging(log: DecisionLog, *, mono_s: Callable[[], float], level: int
     logging.captureWarnings(capture=True)
 
 
-_URL_CREDENTIAL = re.compile(r"://\S{1,300}@")
-
-_REPLACED = dict.fromkeys(
-    (
-        *range(0x7F, 0xA0),  # DEL and C1: a terminal may take U+009B for an escape sequence
-        *(0x2028, 0x2029),  # line separators for readers that split like JavaScript
-        *range(0x202A, 0x202F),  # bidirectional overrides
-        *range(0x2066, 0x206A),
-        *range(0xD800, 0xE000),  # lone surrogates have no UTF-8
-    ),
-    0xFFFD,
-)
-
-
 def _formatted(wall_s: float, event: str, fields: dict[str, Field]) -> bytes:
-    moment = datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds")
-    line = {"ts": moment.removesuffix("+00:00") + "Z", "event": event, **fields}
+    line = {"ts": moment(wall_s), "event": event, **fields}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _cut(text: str, most: int) -> str:
-    """At most `most` characters, without those that JSON does not escape and a reader may stumble over."""
-    shown = text if len(text) <= most else text[: most - 1] + "…"
-    return shown if shown.isascii() and "\x7f" not in shown else shown.translate(_REPLACED)
 
 
 def _clean(value: Field) -> Field:
     """A field that comes from the gate itself: cut, and without the password of a URL (the store's)."""
     if isinstance(value, str):
-        return _cut(_without_passwords(value), MAX_MESSAGE)
+        return cut(without_passwords(value), MAX_MESSAGE)
     if isinstance(value, list):
-        return [_cut(_without_passwords(text), MAX_MESSAGE) for text in value]
+        return [cut(without_passwords(text), MAX_MESSAGE) for text in value]
     return value
-
-
-def _without_passwords(text: str) -> str:
-    """The text with user and password of every URL hidden; done before a cut could part them from their "@"."""
-    return _URL_CREDENTIAL.sub("://***@", text)

@@ -70,6 +70,9 @@ class LocalCrew:
             await self._replica.stop(grace_s)
         close_check(self._opened, self._listeners)
 
+    async def decisions(self, request_id: str) -> list[bytes]:
+        return self._replica.decisions(request_id)
+
     def snapshots(self) -> list[list[int]]:
         self._replica.keep_books()
         return [self._metrics.values()]

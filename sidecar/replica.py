@@ -17,16 +17,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from sidecar import VERSION
-from sidecar.assembly import (
-    Lists,
-    fronts_of,
-    heads_of,
-    lists_of,
-    networks_of,
-    policy_of,
-    refusals_per_s_of,
-    tenants_of,
-)
+from sidecar.assembly import Lists, fronts_of, heads_of, lists_of, networks_of, policy_of, tell, tenants_of
 from sidecar.config import Config
 from sidecar.control.beats import Follows
 from sidecar.control.fleet import says
@@ -44,7 +35,7 @@ from sidecar.decision_log import DecisionLog, Event
 from sidecar.fronts import Front
 from sidecar.fronts.heads import HeadTable
 from sidecar.fronts.http import CheckProtocol
-from sidecar.fronts.plane import CheckPlane
+from sidecar.fronts.plane import CheckPlane, Observe
 from sidecar.fronts.wire import WireLimits
 from sidecar.gate import Gate
 from sidecar.identity import Identity
@@ -53,6 +44,7 @@ from sidecar.metrics import Gauge, Layout, Metrics
 from sidecar.steps import in_steps
 from sidecar.store.redis import RedisStore, RedisSubscription, SharedStore
 from sidecar.supervision import persistently
+from sidecar.tracing import Spans, sender_to
 
 HOUSEKEEPING_S: Final = 0.5
 LAST_CALL_S: Final = 0.1
@@ -184,6 +176,11 @@ class Replica:
             observe=self._observe,
             limits=WireLimits(idle_s=config.listen.idle_s, max_connections=config.listen.max_connections),
         )
+        self._spans: Spans | None = None
+        if config.tracing.otlp:
+            sender = sender_to(config.tracing.otlp, instance=replica_id, version=VERSION)
+            self._spans = Spans(sender, share=config.tracing.sample, warn=self._warn)
+        self._tell_more()
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[asyncio.Server] = []
 
@@ -191,6 +188,10 @@ class Replica:
     def fleet_key(self) -> bytes | None:
         """The fleet's hash key; None while nobody has told it."""
         return self._hash_key if self._hash_key_known else None
+
+    def decisions(self, request_id: str) -> list[bytes]:
+        """The log's lines of the decisions with this request id that are still known."""
+        return self._log.kept(request_id)
 
     def connect(self) -> CheckProtocol:
         """The protocol of one new connection."""
@@ -251,6 +252,8 @@ class Replica:
             async with asyncio.timeout(SIGN_OFF_S):
                 await self.follower.sign_off()
                 await self._teller.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
         self.keep_books()
 
     async def prepare(self, config: Config, layout: Layout) -> Prepared:
@@ -271,7 +274,7 @@ class Replica:
         self._metrics.adopt(prepared.layout)
         self.gate.policy = policy
         self.plane.use(fronts=prepared.fronts, heads=prepared.heads)
-        self._log.set_rate(refusals_per_s_of(prepared.config))
+        self._tell_more()
 
     def keep_books(self) -> None:
         """Bring the gauges up to date."""
@@ -304,6 +307,20 @@ class Replica:
             await asyncio.sleep(HOUSEKEEPING_S)
             self.keep_books()
             self._log.sweep()
+            if self._spans is not None:
+                self._spans.sweep(self.plane.clock())
+
+    def _tell_more(self) -> None:
+        """Let the log and the spans tell what the configuration wants told."""
+        config, spans = self._config, self._spans
+        tell(self._log, config)
+        if spans is not None:
+            spans.set_share(config.tracing.sample)
+            spans.hide(config.log.hide)
+        observe: Observe = self._observe
+        if spans is not None or self._log.samples:
+            observe = self._observe_more
+        self.plane.observe = observe
 
     def _observe(
         self, front_index: int, request: Request, verdict: Verdict, request_id: bytes, elapsed_s: float
@@ -311,7 +328,18 @@ class Replica:
         self._metrics.decision(front_index, verdict, elapsed_s)
         self._tally.seen(request, verdict)
         if not verdict.reason.allowed:
-            self._log.refusal(front_index, request, verdict, request_id, self.plane.clock())
+            self._log.refusal(front_index, request, verdict, request_id, elapsed_s, self.plane.clock())
+
+    def _observe_more(
+        self, front_index: int, request: Request, verdict: Verdict, request_id: bytes, elapsed_s: float
+    ) -> None:
+        """The same where more than refusals is told; to ask that of each request would cost every gate."""
+        self._observe(front_index, request, verdict, request_id, elapsed_s)
+        mono_s = self.plane.clock()
+        if verdict.reason.allowed:
+            self._log.allowed(front_index, request, verdict, request_id, elapsed_s, mono_s)
+        if self._spans is not None:
+            self._spans.seen(front_index, request, verdict, request_id, elapsed_s, mono_s)
 
     # --- what the follower tells ---
 

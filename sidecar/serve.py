@@ -25,7 +25,7 @@ from typing import Final, Protocol
 
 import uvloop
 
-from sidecar import VERSION
+from sidecar import VERSION, tracing
 from sidecar.admin.app import BindingRefused, admin_app, check_binding, health_app
 from sidecar.admin.health import Readiness
 from sidecar.admin.resources import Controls, control_operations
@@ -95,6 +95,9 @@ class Crew(Protocol):
     async def stop(self, grace_s: float) -> None:
         """Answer what is under way, then end; also after a start that failed."""
 
+    async def decisions(self, request_id: str) -> Sequence[bytes]:
+        """The log's lines of the decisions with this request id that are still known."""
+
     def snapshots(self) -> Sequence[Sequence[int]]:
         """The metrics' cells of each living replica."""
 
@@ -121,6 +124,8 @@ def serve(path: Path | None, env: Mapping[str, str]) -> int:
         hash_key = hash_key_of(env)
         with locked(config.state_dir):
             access = _access(env, config)
+            if config.tracing.otlp and not tracing.installed():
+                raise ServeError("tracing.otlp: needs OpenTelemetry's exporter: install portcullis[tracing]")
             return uvloop.run(_serve(path, env, config, access, hash_key))
     except (ConfigError, ServeError, PlaneUnusable, StateUnusable) as exc:
         sys.stderr.write(f"portcullis: {exc}\n")
@@ -250,6 +255,7 @@ class _Root:
             audit=Audit(store=shared, prefix=prefix),
             keys=KeyRegistry(changes, hash_key=self._hash_key, now_ms=follower.store_ms),
             top=TopReader(store=shared, prefix=prefix).read,
+            decisions=self._crew.decisions,
             resets=Resets(store=shared, changes=changes, policy=self._crew.policy),
             state=lambda: follower.book.control,
             config=lambda: self._config,

@@ -22,7 +22,7 @@ from typing import Final
 import uvloop
 
 from sidecar.assembly import refusals_per_s_of
-from sidecar.channel import Begin, Channel, Prepare, Refused, Stop, Word, framed
+from sidecar.channel import Begin, Channel, Find, Found, Prepare, Refused, Stop, Word, framed
 from sidecar.decision_log import DecisionLog, LineWriter, capture_logging
 from sidecar.metrics import Metrics, shared_cells
 from sidecar.replica import Prepared, Replica
@@ -112,6 +112,8 @@ async def _follow(channel: Channel, replica: Replica) -> int:
                 channel.send(framed(Word.COMMITTED))
             case Word.ABORT:
                 prepared = None
+            case Find(request_id):
+                channel.send(framed(Found(replica.decisions(request_id))))
             case Stop(grace_s):
                 await replica.stop(grace_s)
                 return 0

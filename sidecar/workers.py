@@ -25,13 +25,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 from sidecar.assembly import lists_of, policy_of
-from sidecar.channel import Begin, Channel, Message, Prepare, Refused, Stop, Word, framed
+from sidecar.channel import Begin, Channel, Find, Found, Message, Prepare, Refused, Stop, Word, framed
 from sidecar.config import Config
 from sidecar.control.beats import Follows
 from sidecar.control.follow import Follower, News
@@ -47,6 +46,7 @@ from sidecar.identity import Identity
 from sidecar.listeners import close_check, endpoint_of, open_shared
 from sidecar.metrics import CAPACITY, Gauge, Layout, shared_cells
 from sidecar.replica import CONTROL_PATIENCE_S, clock_ms, wall_ms
+from sidecar.spawning import spawn
 from sidecar.store.redis import RedisStore, RedisSubscription, SharedStore
 from sidecar.supervision import persistently
 
@@ -58,7 +58,6 @@ PAUSE_S: Final = 0.1
 MOST_PAUSE_S: Final = 5.0
 END_S: Final = 3.0
 """What a worker gets beyond the grace to give permits back and sign off."""
-HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _NOTHING: Final = memoryview(bytes(CAPACITY * 8)).cast("q")
 
@@ -255,6 +254,14 @@ class WorkerCrew:
         await self.follower.sign_off()
         close_check(self._opened, {listener for each in self._listeners for listener in each})
 
+    async def decisions(self, request_id: str) -> list[bytes]:
+        """What the workers know; one that ends meanwhile takes with it what it knew."""
+        frame = framed(Find(request_id))
+        async with self._switching:  # a worker gives one answer at a time
+            asked = [worker.ask(frame) for worker in self._at_work() if worker.config is not None]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [line for answer in answers if isinstance(answer, Found) for line in answer.lines]
+
     def snapshots(self) -> list[list[int]]:
         """The cells of each worker at work, a fifth of a second old at most."""
         return [place.cells[: self._layout.size].tolist() for place in self._places if place.shown]
@@ -305,7 +312,7 @@ class WorkerCrew:
         """One worker from start to end: its pid, seconds at work, and how it ended."""
         clock = asyncio.get_running_loop().time
         try:
-            process, control = _spawn(place)
+            process, control = spawn(place.memory, place.listeners)
         except OSError as exc:
             return 0, 0.0, f"not started: {exc}"
         worker = place.worker = _Worker(process, await Channel.over(control))
@@ -412,35 +419,3 @@ class WorkerCrew:
             if fleet_key != self._fleet_key:
                 self._fleet_key, self._policy = fleet_key, None
             self.identity.tell_hash_key(fleet_key)
-
-
-def _spawn(place: _Place) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a worker's process; it and our end of its control channel."""
-    ours, theirs = socket.socketpair()
-    inherited = [theirs.fileno(), place.memory, *(listener.fileno() for listener in place.listeners)]
-    # The modules that this process uses, from wherever it took them, and nothing from the working
-    # directory. No secrets: what a worker may know it is told.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PORTCULLIS_")}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    try:
-        with theirs, _signals_held_back():
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "sidecar.worker", *map(str, inherited)],
-                pass_fds=inherited,
-                env=env,
-                stdin=subprocess.DEVNULL,
-            )
-    except OSError:
-        ours.close()
-        raise
-    return process, ours
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """A child that starts here is deaf to signals for the group until it says that it ignores them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

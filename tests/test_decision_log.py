@@ -1,31 +1,29 @@
-"""Lines as a reader gets them: parsed JSON, from a list or from a real pipe."""
+"""Lines as a reader gets them: parsed JSON, from a list."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
+import random
 import select
 import warnings
 from collections.abc import Iterator
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.model import Reason, Request, Source, Verdict
 from sidecar.decision_log import (
-    MAX_PATH,
-    MAX_TEXT,
+    KEPT_PER_S,
+    MOST_KEPT,
     RECORDS_PER_S,
     DecisionLog,
     Event,
     JsonHandler,
-    LineWriter,
     capture_logging,
 )
-from tests.servers import WITHIN_S
+from sidecar.log_lines import MAX_PATH, MAX_TEXT
 
 NOON_S = 1_772_366_400.1239
 REFUSED = Verdict(
@@ -36,6 +34,7 @@ REFUSED = Verdict(
     violated=("per-ip", "login"),
     shadow=("json-only",),
 )
+ALLOWED = Verdict(Reason.OK, shadow=("json-only",))
 
 
 class Reader:
@@ -43,10 +42,18 @@ class Reader:
 
     def __init__(self, refusals_per_s: float = 10) -> None:
         self.raw: list[bytes] = []
-        self.log = DecisionLog(self.raw.append, refusals_per_s=refusals_per_s, wall_s=lambda: NOON_S)
+        self.log = DecisionLog(
+            self.raw.append,
+            refusals_per_s=refusals_per_s,
+            wall_s=lambda: NOON_S,
+            chance=random.Random(7).random,
+        )
 
-    def refuse(self, mono_s: float, **fields: str) -> None:
-        self.log.refusal(0, asked(**fields), REFUSED, b"id-1", mono_s)
+    def refuse(self, mono_s: float, *, request_id: bytes = b"id-1", **fields: str) -> None:
+        self.log.refusal(0, asked(**fields), REFUSED, request_id, 0.000_031, mono_s)
+
+    def allow(self, mono_s: float, *, request_id: bytes = b"id-2") -> None:
+        self.log.allowed(1, asked(), ALLOWED, request_id, 0.000_031, mono_s)
 
     @property
     def lines(self) -> list[dict[str, object]]:
@@ -98,6 +105,10 @@ def test_a_refusal_is_one_line_with_all_its_fields() -> None:
             "host": "example.org",
             "path": "/orders",
             "request_id": "id-1",
+            "key": None,
+            "tenant": None,
+            "kind": None,
+            "elapsed_us": 31,
         }
     ]
 
@@ -177,6 +188,118 @@ def test_a_rate_below_one_still_writes_now_and_then() -> None:
         reader.refuse(float(second))
 
     assert len(reader.raw) == 3
+
+
+def test_nothing_allowed_is_told_unless_it_is_asked_for() -> None:
+    reader = Reader()
+
+    for _ in range(1_000):
+        reader.allow(0.0)
+
+    assert not reader.log.samples
+    assert reader.raw == []
+
+
+def test_a_share_of_what_is_allowed_is_told() -> None:
+    reader = Reader()
+    reader.log.set_sample(0.1, 1_000)
+
+    for number in range(5_000):
+        reader.allow(number / 100)
+
+    assert reader.log.samples
+    assert 400 < len(reader.raw) < 600
+    assert reader.lines[0] | {"ts": "", "request_id": ""} == {
+        "ts": "",
+        "event": "allowed",
+        "front": "envoy",
+        "reason": "ok",
+        "status": 200,
+        "source": "memory",
+        "rule": None,
+        "limits": [],
+        "shadow": ["json-only"],
+        "retry_after_s": None,
+        "address": "203.0.113.9",
+        "method": "GET",
+        "host": "example.org",
+        "path": "/orders",
+        "request_id": "",
+        "key": None,
+        "tenant": None,
+        "kind": None,
+        "elapsed_us": 31,
+        "sample": 0.1,
+    }
+
+
+def test_allowed_requests_beyond_the_rate_are_counted_in_the_next_line() -> None:
+    reader = Reader()
+    reader.log.set_sample(1.0, 10)
+
+    for _ in range(1_000):
+        reader.allow(5.0)
+    reader.allow(5.1)
+    reader.allow(5.1)
+    reader.log.sweep()
+
+    assert [line.get("suppressed") for line in reader.lines[9:11]] == [None, 990]
+    assert reader.lines[11:] == [
+        {"ts": "2026-03-01T12:00:00.123Z", "event": "suppressed", "refusals": 0, "allows": 1}
+    ]
+
+
+def test_one_decision_is_found_by_its_request_id() -> None:
+    reader = Reader()
+    reader.log.set_sample(1.0, 100)
+
+    reader.refuse(0.0, request_id=b"a-1")
+    reader.allow(0.0, request_id=b"b-2")
+    reader.refuse(0.0, request_id=b"a-1", path="/again")
+
+    assert [json.loads(line)["path"] for line in reader.log.kept("a-1")] == ["/orders", "/again"]
+    assert [json.loads(line)["event"] for line in reader.log.kept("b-2")] == ["allowed"]
+    assert reader.log.kept("a-2") == []
+
+
+def test_refusals_without_a_line_are_found_too() -> None:
+    reader = Reader(refusals_per_s=0)
+
+    reader.refuse(0.0, request_id=b"a-1")
+
+    assert reader.raw == []
+    assert len(reader.log.kept("a-1")) == 1
+
+
+def test_of_a_flood_only_so_many_are_kept_and_a_line_is_always_among_them() -> None:
+    reader = Reader(refusals_per_s=10)
+
+    for number in range(100_000):  # in ten seconds
+        reader.refuse(number / 10_000, request_id=b"%d" % number)
+
+    kept = sum(bool(reader.log.kept(str(number))) for number in range(0, 100_000, 100))
+    assert kept * 100 <= 100 * KEPT_PER_S * 11
+    assert all(reader.log.kept(str(line["request_id"])) for line in reader.lines)
+
+
+def test_what_is_kept_is_bounded_and_the_oldest_go_first() -> None:
+    reader = Reader()
+
+    for number in range(MOST_KEPT + 1):
+        reader.refuse(float(number), request_id=b"%d" % number)
+
+    assert reader.log.kept("0") == []
+    assert len(reader.log.kept("1")) == 1
+
+
+def test_a_hidden_path_shows_its_pattern_in_the_line_and_to_who_asks() -> None:
+    reader = Reader()
+    reader.log.hide(["/reset/*"])
+
+    reader.refuse(0.0, path="/reset/SECRET")
+
+    assert reader.lines[0]["path"] == "/reset/*"
+    assert b"SECRET" not in b"".join([*reader.raw, *reader.log.kept("id-1")])
 
 
 def test_a_reload_changes_the_rate() -> None:
@@ -299,81 +422,3 @@ def test_capture_takes_all_records_and_warnings_from_its_level_up() -> None:
         root.setLevel(level)
 
     assert [line["logger"] for line in reader.lines] == ["aiohttp.server", "py.warnings"]
-
-
-def pipe_with_writer(most_lines: int = 1_000) -> tuple[int, int, LineWriter]:
-    read_end, write_end = os.pipe()
-    return read_end, write_end, LineWriter(write_end, wall_s=lambda: NOON_S, most_lines=most_lines)
-
-
-def read_all(fd: int) -> list[bytes]:
-    with open(fd, "rb") as stream:
-        return stream.read().splitlines()
-
-
-def test_lines_come_out_in_order() -> None:
-    read_end, write_end, writer = pipe_with_writer()
-
-    for number in range(100):
-        writer.put(b"%d\n" % number)
-    writer.close(WITHIN_S)
-
-    os.close(write_end)
-    assert read_all(read_end) == [b"%d" % number for number in range(100)]
-
-
-def test_a_stuck_reader_blocks_nobody_and_learns_afterwards_what_it_missed() -> None:
-    read_end, write_end, writer = pipe_with_writer(most_lines=10)
-    line = b"x" * 65_535 + b"\n"
-
-    for _ in range(100):
-        writer.put(line)
-    dropped = writer.dropped
-    received = b""
-    while b"log_dropped" not in received:
-        received += os.read(read_end, 1 << 20)
-    writer.close(WITHIN_S)
-
-    kept = received.count(b"x" * 65_535 + b"\n")
-    told = orjson.loads(received[received.rindex(b"{") :])
-    assert dropped == 100 - kept
-    assert told == {"ts": "2026-03-01T12:00:00.123Z", "event": "log_dropped", "lines": dropped}
-    os.close(read_end)
-    os.close(write_end)
-
-
-def test_a_reader_that_has_gone_only_loses_lines() -> None:
-    read_end, write_end, writer = pipe_with_writer()
-    os.close(read_end)
-
-    writer.put(b"lost\n")
-    writer.close(WITHIN_S)
-
-    assert writer.dropped >= 1
-    os.close(write_end)
-
-
-def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for() -> None:
-    read_end, write_end, writer = pipe_with_writer()
-    os.set_blocking(write_end, False)
-
-    writer.put(b"x" * 300_000 + b"\n")
-    received = b""
-    while not received.endswith(b"\n"):
-        received += os.read(read_end, 1 << 20)
-    writer.close(WITHIN_S)
-
-    assert received == b"x" * 300_000 + b"\n"
-    os.close(read_end)
-    os.close(write_end)
-
-
-def test_closing_a_stuck_writer_takes_no_longer_than_its_deadline() -> None:
-    read_end, write_end, writer = pipe_with_writer()
-    writer.put(b"x" * 300_000 + b"\n")
-
-    writer.close(0.01)
-
-    os.close(read_end)  # lets the thread go
-    writer.close(WITHIN_S)
-    os.close(write_end)

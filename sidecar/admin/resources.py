@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from sidecar.admin.addresses import addresses
 from sidecar.admin.attack import attack
 from sidecar.admin.audit import Trail, audit
+from sidecar.admin.decisions import Find, decisions
 from sidecar.admin.fleet import fleet
 from sidecar.admin.keys import keys
 from sidecar.admin.operations import Fleet, Operations
@@ -42,6 +43,7 @@ class Controls(NamedTuple):
     keys: KeyRegistry
     top: Callable[[int], Awaitable[TopAnswer]]
     resets: Resets
+    decisions: Find
     state: Callable[[], Control]
     config: Callable[[], Config]
 
@@ -62,4 +64,5 @@ def control_operations(given: Controls, *, wall_ms: Callable[[], int] = wall_ms)
         *fleet(members=given.fleet.members, epoch=changes.epoch),
         *audit(given.audit),
         *top(given.top),
+        *decisions(given.decisions),
     )

@@ -42,6 +42,7 @@ class Bound:
     shadow         names of shadow filters that object
     reason         OK, or EXEMPT when the address skips limits
     key_id, tenant, plan  whom the credential names, empty when nobody
+    kind           of a credential that was proved, else empty
     identity       the header lines that tell this to the application
     allow_origin   the web origin that may read a refusal, b"" for none
     trial          the charges are those of failed credentials, and an allow means: try this one
@@ -61,6 +62,7 @@ class Bound:
     key_id = b""
     tenant = ""
     plan = ""
+    kind = ""
     identity = ANONYMOUS
     allow_origin = b""
     trial = False

@@ -233,6 +233,7 @@ class Request:
     bodiless         the answer must carry no body (HEAD)
     cost             what an application asked for (`/v1/check`), or None
     bound            what `policy` found for this request last time, or None
+    patterns         names of what filters found in it whose threshold was reached, for the log only
     """
 
     content_type: bytes | None = None
@@ -245,6 +246,7 @@ class Request:
     bodiless = False
     cost: int | None = None
     bound: object | None = None
+    patterns: tuple[str, ...] = ()
 
     def __init__(
         self,

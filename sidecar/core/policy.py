@@ -246,6 +246,7 @@ class Policy:
         principal = who if isinstance(who, Principal) else None
         if principal is not None:
             bound.key_id, bound.tenant, bound.plan = principal.id, principal.tenant, principal.plan
+            bound.kind = principal.kind
             bound.identity = principal.identity
         elif key_id:
             bound.key_id, bound.identity = key_id, IDENTITY % (key_id, b"", b"")
@@ -358,19 +359,20 @@ class Policy:
         }
 
     def _suspected(self, request: Request) -> frozenset[str]:
-        """The filters whose patterns' score is reached."""
+        """The filters whose patterns' score is reached; which patterns, is left with the request for the log."""
         if request.malformed is not None:
             return frozenset()
         rules = self._rules.of(request.method, request.host, request.path)
-        return frozenset(
-            [
-                rule.name
-                for rule, detector in rules.detectors
-                if rule.detecting is not None
-                and detector.score(request.path, request.query, request.headers).score
-                >= rule.detecting.threshold
-            ]
-        )
+        reached = [
+            (rule.name, found.names)
+            for rule, detector in rules.detectors
+            if rule.detecting is not None
+            and (found := detector.score(request.path, request.query, request.headers)).score
+            >= rule.detecting.threshold
+        ]
+        if reached or request.patterns:
+            request.patterns = tuple(dict.fromkeys([name for _, names in reached for name in names]))
+        return frozenset([name for name, _ in reached])
 
     def _facts_of(self, address: str) -> _Facts:
         if not self.lists:

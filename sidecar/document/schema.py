@@ -40,6 +40,7 @@ from sidecar.document.section import (
     non_empty,
     written,
 )
+from sidecar.document.tracing import TracingSection
 
 _ENDPOINT = written(Notation(notations.endpoint, "`host:port` or `unix:path`"))
 _ENDPOINT_OR_OFF = written(Notation(notations.endpoint_or_off, "`host:port`, `unix:path` or `off`"))
@@ -336,6 +337,9 @@ class HeadersSection(Section, frozen=True):
 
 class LogSection(Section, frozen=True):
     refusals_per_s: Annotated[int, Meta(ge=0, le=1000)] = 10
+    sample: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    allows_per_s: Annotated[int, Meta(ge=1, le=1000)] = 100
+    hide: Annotated[tuple[Annotated[str, _PATH_PATTERN], ...], non_empty("hides nothing: leave it out")] = ()
 
 
 class Document(Section, frozen=True):
@@ -359,3 +363,4 @@ class Document(Section, frozen=True):
     default: Literal["allow", "deny"] = "allow"
     headers: HeadersSection = HeadersSection()
     log: LogSection = LogSection()
+    tracing: TracingSection = TracingSection()

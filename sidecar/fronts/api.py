@@ -9,7 +9,8 @@ got wrong (a path, host, method or header that cannot be judged) is a verdict: 2
 so that an application that goes on after errors of the gate is not passed by a bad path.
 
 The credential, `Content-Type` and `Content-Length` are those in `headers`; the TLS version is not asked, so a filter
-that demands one refuses. Headers of the HTTP request itself say nothing about the client.
+that demands one refuses. Headers of the HTTP request itself say nothing about the client; its `traceparent`, however,
+is nearer to who asks than one in `headers`, and its `X-Request-Id` names the question.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class ApiFront:
             key = self._credential(headers)
         except (Malformed, PathRefused) as refused:
             malformed = str(refused)
+        if b"traceparent" in head.headers:
+            headers[b"traceparent"] = head.headers[b"traceparent"]
         return Request(
             address=address,
             method=method,

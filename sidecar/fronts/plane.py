@@ -49,7 +49,8 @@ class CheckPlane:
     """Shared by the connections of one process.
 
     check        the gate: a verdict, or None and `Waiter.answer` later
-    observe      told of every verdict: front's index, request, verdict, request id, seconds since its bytes arrived
+    observe      told of every verdict: front's index, request, verdict, request id, seconds since its bytes arrived;
+                 may be exchanged, so that who wants to know more costs nothing while nobody does
     clock        seconds, monotonic
     read_alone   the one request that some bytes are, when it is that simple (see `lone_head`)
     connections  the open ones
@@ -85,7 +86,7 @@ class CheckPlane:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.check: Final = check
-        self.observe: Final = observe
+        self.observe = observe
         self.clock: Final = clock
         self.limits: Final = limits or WireLimits()
         self.read_alone: Final = lone_head_reader(self.limits)

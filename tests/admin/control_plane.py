@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from sidecar.admin.app import admin_app
+from sidecar.admin.decisions import EXAMPLE
 from sidecar.admin.explain import Explained, ExplainedAnswer, ExplainRequest, Step
 from sidecar.admin.operations import Operations
 from sidecar.admin.resources import Controls, control_operations
@@ -37,6 +38,9 @@ from tests.admin.plane import Answer, Client, Gate, served
 from tests.stores import StoreServer
 
 PREFIX = "pc:"
+KNOWN_REQUEST = "r-1"
+REFUSED = msgspec.json.encode(EXAMPLE | {"request_id": KNOWN_REQUEST})
+"""The one decision that the plane knows."""
 GATE = "9b1c64d2e07fa835"
 SECRETS = {role: f"secret-of-the-{role.value}" for role in Role}
 NAMES = {Role.VIEWER: "vera", Role.OPERATOR: "otto", Role.ADMIN: "anna"}
@@ -80,10 +84,14 @@ class Plane:
                 keys=KeyRegistry(self.changes, hash_key=lambda: b"k" * 32, now_ms=now_ms),
                 top=self._top,
                 resets=self,
+                decisions=self._decisions,
                 state=lambda: self.state,
                 config=lambda: self.config,
             )
         )
+
+    async def _decisions(self, request_id: str) -> list[bytes]:
+        return [REFUSED] if request_id == KNOWN_REQUEST else []
 
     def app(self) -> web.Application:
         gate = Gate()

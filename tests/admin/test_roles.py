@@ -18,7 +18,7 @@ from tests.admin.control_plane import DOCUMENT, Plane, control_plane
 from tests.admin.plane import Gate
 from tests.stores import StoreServer
 
-IN_PATH = {"list": "deny", "id": "k1"}
+IN_PATH = {"list": "deny", "id": "k1", "request_id": "r-1"}
 
 
 def _declared() -> Operations:

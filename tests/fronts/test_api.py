@@ -54,6 +54,20 @@ def test_it_asks_the_gate_what_the_application_asks() -> None:
     assert request.query == b"c=d"
 
 
+def test_the_trace_is_that_of_who_asks_or_else_the_one_in_the_question() -> None:
+    own = b"Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n"
+    client_s = {"address": ADDRESS, "headers": {"traceparent": "of the client"}}
+    plane = Plane(gate=Gate())
+    asked = ask_api(client_s)
+    start, _, rest = asked.partition(b"\r\n")
+
+    plane.send(plane.connect(), asked, start + b"\r\n" + own + rest)
+
+    of_question, of_asker = (request.headers[b"traceparent"] for request in plane.gate.asked)
+    assert of_question == b"of the client"
+    assert of_asker == b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 def test_it_needs_no_more_than_an_address() -> None:
     _, plane = ask({"address": "::FFFF:203.0.113.9"})
 
