@@ -30,6 +30,7 @@ from bench import (
     patterns,
     plot,
     prefixes,
+    sizing,
     start,
     with_store,
 )
@@ -52,6 +53,7 @@ QUESTIONS: Final[Mapping[str, Callable[[Effort], Findings]]] = {
     "counters": growth.counters,
     "connections": growth.connections,
     "micro": micro.measure,
+    "sizing": sizing.measure,
 }
 
 _HERE: Final = Path(__file__).resolve().parent
