@@ -219,12 +219,16 @@ def short_directory() -> Iterator[Path]:
 
 _dice = SystemRandom()  # Hypothesis seeds the other one
 _handed_out: set[int] = set()
+_PARTS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PART = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = range(20_000, 32_000)[_PART::_PARTS]
+"""Of this process of pytest: a port that was handed out and is not bound yet would be free to the others."""
 
 
 def free_port() -> int:
     """A loopback port nobody listens on, below the range that the kernel gives to connecting clients."""
     while True:
-        port = _dice.randrange(20_000, 32_000)
+        port = _dice.choice(_PORTS)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
