@@ -249,6 +249,8 @@ def test_a_gate_without_tracing_loads_no_exporter() -> None:
 def test_a_gate_without_the_extra_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
+        monkeypatch.delitem(sys.modules, name)  # which other tests have loaded
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     document = tmp_path / "portcullis.yaml"
     document.write_text("tracing: {otlp: 'http://127.0.0.1:4318/v1/traces'}\n")
