@@ -137,3 +137,27 @@ def backend(_session_application: Application) -> Application:
     """The application behind the proxies, with nothing seen yet."""
     _session_application.forget()
     return _session_application
+
+
+# --- what tests measured, shown below their outcome: numbers that no test judges ---
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Takes a line for the end of the run. Properties reach it from other processes of pytest, too."""
+    return lambda line: request.node.user_properties.append(("measured", line))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = [
+        f"{report.nodeid}: {line}"
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, line in report.user_properties
+        if name == "measured"
+    ]
+    if lines:
+        terminalreporter.section("measured on this machine just now")
+        for line in lines:
+            terminalreporter.line(line)

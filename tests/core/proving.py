@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sidecar.core.addresses import AddressSet
 from sidecar.core.control import Entry
+from sidecar.core.keys import Kind
+from sidecar.core.origins import Origins
 from sidecar.core.principals import Principal
 from sidecar.core.proofs import Proofs, Unproven
 from sidecar.core.tokens import KeySet, SigningKey, Trust, issue
@@ -70,3 +74,28 @@ def token(key_id: str = "k_a", *scopes: str, token_id: str = "t1", ttl_ms: int =
 
 def foreign(**members: object) -> bytes:
     return b"b" + eddsa().token(claims(**members))
+
+
+def client_key(
+    name: str = "web",
+    *,
+    origins: Sequence[str] = ("*",),
+    plan: str = "",
+    tenant: str = "",
+    scopes: Sequence[str] = (),
+    enabled: bool = True,
+    misplaced: bool = False,
+    networks: AddressSet | None = None,
+) -> Principal:
+    """The principal of a client key."""
+    return Principal(
+        name,
+        kind=Kind.CLIENT,
+        origins=Origins(origins),
+        plan=plan,
+        tenant=tenant,
+        scopes=scopes,
+        enabled=enabled,
+        misplaced=misplaced,
+        networks=networks,
+    )

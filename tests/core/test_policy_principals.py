@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from sidecar.core.addresses import AddressSet
 from sidecar.core.bound import UNPROVED, Bound, Who
 from sidecar.core.control import Control, Entry
-from sidecar.core.keys import Kind
 from sidecar.core.model import Counts, Filter, Match, Mode, Reason, Request
-from sidecar.core.origins import Origins
 from sidecar.core.policy import Policy
 from sidecar.core.principals import Principal
 from sidecar.core.query_names import CredentialNames
+from tests.core.proving import client_key
 from tests.doubles import limit, policy, request
 
 ORIGIN: Final = b"https://app.example.com"
@@ -24,10 +23,6 @@ EVIL: Final = b"https://evil.example"
 ON: Final = Entry(1, 0, b'{"on": true}')
 EVERYBODY: Final = ("anonymous", "client", "server")
 NAMES: Final = CredentialNames(("api_key",))
-
-
-def client(name: str = "web", *, origins: tuple[str, ...] = ("*",), **terms: object) -> Principal:
-    return Principal(name, kind=Kind.CLIENT, origins=Origins(origins), **terms)  # type: ignore[arg-type]  # of its terms
 
 
 def code(bound: Bound) -> str:
@@ -47,7 +42,7 @@ def charged(bound: Bound) -> dict[str, int]:
     [
         (None, {"any": 10, "of-anonymous": 1}),
         (Principal("k_a"), {"any": 10, "of-server": 2}),
-        (client("k_a"), {"any": 10, "of-client": 3}),
+        (client_key("k_a"), {"any": 10, "of-client": 3}),
         (Principal("k_a", plan="gold"), {"any": 10, "of-server": 2, "of-gold": 4}),
         (Principal("k_a", scopes=["b"]), {"any": 10, "of-server": 2, "of-scopes": 5}),
     ],
@@ -213,8 +208,8 @@ SOMEBODY: Final[tuple[Who, ...]] = (
     Principal("k_a", plan="gold", tenant="acme"),
     Principal("k_a", misplaced=True),
     Principal("k_a", networks=AddressSet(["192.0.2.0/24"])),
-    client("k_a"),
-    client("k_a", origins=("app.example.com",)),
+    client_key("k_a"),
+    client_key("k_a", origins=("app.example.com",)),
 )
 
 

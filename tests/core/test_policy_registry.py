@@ -13,7 +13,6 @@ from sidecar.core.addresses import AddressSet
 from sidecar.core.bound import UNPROVED, Bound, Who
 from sidecar.core.control import Control, Entry
 from sidecar.core.decide import judge_alone
-from sidecar.core.keys import Kind
 from sidecar.core.model import (
     Detecting,
     Filter,
@@ -25,10 +24,10 @@ from sidecar.core.model import (
     Severity,
     Suspicion,
 )
-from sidecar.core.origins import Origins
 from sidecar.core.principals import Principal
 from sidecar.core.query_names import CredentialNames
 from sidecar.core.window import Grant
+from tests.core.proving import client_key
 from tests.doubles import limit, policy, request
 
 ORIGIN: Final = b"https://app.example.com"
@@ -36,10 +35,6 @@ EVIL: Final = b"https://evil.example"
 ON: Final = Entry(1, 0, b'{"on": true}')
 EVERYBODY: Final = ("anonymous", "client", "server")
 NAMES: Final = CredentialNames(("api_key",))
-
-
-def client(name: str = "web", *, origins: tuple[str, ...] = ("*",), **terms: object) -> Principal:
-    return Principal(name, kind=Kind.CLIENT, origins=Origins(origins), **terms)  # type: ignore[arg-type]  # of its terms
 
 
 def code(bound: Bound) -> str:
@@ -100,7 +95,7 @@ def all_wrong(wrongs: frozenset[str], mode: Mode) -> Bound:
         content_length=11,
         malformed="two hosts" if "malformed" in wrongs else None,
     )
-    who = client(
+    who = client_key(
         origins=("app.example.com",),
         enabled="credential_disabled" not in wrongs,
         networks=AddressSet(["10.0.0.0/8"]) if "credential_address" in wrongs else None,
@@ -232,10 +227,10 @@ def shop(*origins: str, kinds: tuple[str, ...] = ("client",), mode: Mode = Mode.
         ([shop()], None, ORIGIN, False),
         ([shop(".example.com")], UNPROVED, ORIGIN, True),
         ([shop()], UNPROVED, ORIGIN, False),
-        ([shop()], client(origins=("app.example.com",)), ORIGIN, True),
-        ([shop()], client(origins=("app.example.com",)), EVIL, False),
-        ([shop(".example.com")], client(origins=("other.example",)), ORIGIN, False),
-        ([shop(".example.com")], client(origins=("*",)), ORIGIN, True),
+        ([shop()], client_key(origins=("app.example.com",)), ORIGIN, True),
+        ([shop()], client_key(origins=("app.example.com",)), EVIL, False),
+        ([shop(".example.com")], client_key(origins=("other.example",)), ORIGIN, False),
+        ([shop(".example.com")], client_key(origins=("*",)), ORIGIN, True),
         ([shop(".example.com", kinds=("server",))], None, ORIGIN, False),
         ([shop(".example.com", kinds=("anonymous",))], None, ORIGIN, False),
         ([shop(".example.com"), Filter("other", kinds=("server",))], None, ORIGIN, False),
@@ -275,7 +270,7 @@ def test_it_asks_no_shadow_filter_who_may_read_a_refusal(filters: list[Filter], 
 
 def test_it_tells_nobody_of_an_origin_on_an_allow_in_an_outage() -> None:
     rules = policy([limit(outage=Outage.LOCAL)], [shop(".example.com")], registry=True)
-    bound = rules.bind(request(headers={b"origin": ORIGIN}), client())
+    bound = rules.bind(request(headers={b"origin": ORIGIN}), client_key())
 
     verdict = judge_alone(bound, 0.0, lambda *_: Grant(1, 1, 0, 1, 0, 0, 1))
 

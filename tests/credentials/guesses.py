@@ -404,14 +404,13 @@ class Besieged:
 
 
 @contextmanager
-def besieged(**how: object) -> Iterator[Besieged]:
-    """`how` are arguments of `gates.gate`."""
+def besieged() -> Iterator[Besieged]:
     signer = issuers.es256()
     files = {
         "sign.pem": issuers.pem_of(issuers.ed25519_key()).decode(),
         "jwks.json": issuers.jwks(signer),
     }
-    with gate(DOCUMENT, files=files, **how) as running:  # type: ignore[arg-type]  # of gate
+    with gate(DOCUMENT, files=files) as running:
         server = done(running, "POST", "/v1/keys", {"id": "s-1", "label": "s", "kind": "server"})["secret"]
         client = {"id": "c-1", "label": "c", "kind": "client", "origins": ["*"]}
         secret = done(running, "POST", "/v1/keys", client)["secret"]

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -164,6 +165,10 @@ class Site:
         return next(event for event in self.gate.events() if event.get("request_id") == name)
 
 
+def _lets_in(site: Site) -> bool:
+    return site.ask("/healthz").status == 200
+
+
 @contextmanager
 def sites(certificates: Certificates, *, state_dir: Path | None = None) -> Iterator[dict[str, Site]]:
     """All three, ready: keys and tokens are made, and what has to end has ended."""
@@ -204,7 +209,7 @@ def sites(certificates: Certificates, *, state_dir: Path | None = None) -> Itera
             for kind, start in START.items()
         }
         for site in built.values():
-            eventually(lambda site=site: site.ask("/healthz").status == 200, f"{site.kind} lets a request in")  # type: ignore[misc]  # bound now
+            eventually(partial(_lets_in, site), f"{site.kind} lets a request in")
         behind.forget()
         yield built
 
